@@ -1,0 +1,129 @@
+"""Files that are either whole or not there.
+
+Everything the product writes goes through :func:`atomic_path`: a temporary name in the same folder,
+flushed to the disk, then renamed. A killed process or a full disk leaves the earlier file as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lora_eval.errors import RunError
+
+_MENDS = {
+    errno.ENOSPC: "the disk is full; free some space and start again, finished work is kept",
+    errno.EDQUOT: "the disk quota is used up; free some space and start again",
+    errno.EACCES: "no permission to write there; choose another folder",
+    errno.EPERM: "no permission to write there; choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def write_error(path: Path, error: OSError) -> RunError:
+    """The one line for a failed write: which file, and what to do about it."""
+    mend = _MENDS.get(error.errno or 0, error.strerror or str(error))
+    return RunError(f"cannot write {path}: {mend}")
+
+
+def make_folder(path: Path) -> Path:
+    """Create ``path`` and its parents. Raises RunError naming the folder and the mend."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise RunError(f"cannot write {path}: a file of that name is there; choose another folder") from None
+    except OSError as error:
+        raise write_error(path, error) from error
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a rename to the disk. Windows cannot open folders; there the rename is all there is."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it takes the name, on failure it is removed.
+
+    Raises:
+        RunError: the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=".part" + path.suffix, dir=path.parent)
+        temporary = Path(name)
+        os.close(handle)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files private to the owner; a report or a LoRA is read by others too
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` atomically. Raises RunError."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 ``text`` with ``\\n`` line ends, atomically. Raises RunError."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; keys keep their order, NaN is refused (ValueError)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises RunError naming the file when it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; is this the right folder?") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} is not valid JSON ({error}); restore it or start a new run folder") from None
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in 1 MiB blocks so that a 7 GB checkpoint costs no memory."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

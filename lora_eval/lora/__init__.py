@@ -1,0 +1,1 @@
+"""LoRA layers, key names and files. Knows torch; no host, no dataset."""

@@ -1,0 +1,1 @@
+"""Plan, draw, embed, measure, decide. Each stage reads the run folder and adds to it."""

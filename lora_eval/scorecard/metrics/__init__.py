@@ -1,0 +1,1 @@
+"""One file per dimension: arrays in, numbers out. No torch, no files, no host."""
