@@ -1,0 +1,52 @@
+# Everything sets itself up: `make demo` and `make test` work on a fresh clone with Python 3.10-3.12.
+
+PYTHON ?= $(shell tools/find_python.sh 3.11 3.12 3.10)
+PYTHON310 ?= $(shell tools/find_python.sh 3.10)
+VENV ?= .venv
+PINS ?= .venv-pins
+OUT ?= demo
+
+# One process uses both cores; spinning OpenMP barriers cost more than they save on shared machines.
+export OMP_WAIT_POLICY = PASSIVE
+export HF_HUB_OFFLINE ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test test-slow test-pins lint bench clean
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/python -m lora_eval demo --out $(OUT)
+
+test: $(VENV)/.ready lint
+	$(VENV)/bin/python -m pytest
+
+test-slow: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest --slow
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# The numpy and torch parts under the versions that AUTOMATIC1111 1.10.1 pins.
+test-pins: $(PINS)/.ready
+	$(PINS)/bin/python -m pytest
+
+bench: $(VENV)/.ready
+	$(VENV)/bin/python -m benchmarks
+
+$(VENV)/.ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; install one or call make PYTHON=/path/to/python"; exit 2; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable ".[standalone,ui,dev]"
+	touch $@
+
+$(PINS)/.ready: pyproject.toml tools/pins-a1111.txt
+	@test -n "$(PYTHON310)" || { echo "Python 3.10 is needed for the hosts' pins; install it or call make PYTHON310=/path/to/python3.10"; exit 2; }
+	"$(PYTHON310)" -m venv $(PINS)
+	$(PINS)/bin/python -m pip install --quiet --upgrade pip
+	$(PINS)/bin/python -m pip install --quiet --requirement tools/pins-a1111.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(PINS) build *.egg-info
