@@ -1,0 +1,451 @@
+"""What A1111 and Forge share: the queue, progress, and drawing through ``process_images``.
+
+Facts about the hosts that the code leans on are in the adapters' docstrings with the host's file and function. The
+host's own modules are imported inside functions: this package imports without a WebUI.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lora_eval.errors import HostError, Interrupted, LoraFileError
+from lora_eval.host.protocol import Drawn, Host, HostInfo, ImageRequest, Job, LoraUse, ModelInfo, Sampling
+from lora_eval.host.staging import Staging, fits_tag
+from lora_eval.log import logger
+
+_PACKAGES = ("torch", "numpy", "pillow", "gradio", "open_clip_torch", "transformers", "safetensors")
+
+# What users may have set that would change or stop a sweep. Live previews of two kinds fetch a decoder from the
+# network at the first use and fail the whole generation without one.
+_NEUTRAL = {"token_merging_ratio": 0.0, "sd_lora": "None"}
+_FETCHING_PREVIEWS = ("Approx NN", "TAESD")
+
+
+def networks() -> Any:
+    """The module of the host's built-in Lora extension, which both hosts call ``networks``."""
+    module = sys.modules.get("networks")
+    if module is None or not hasattr(module, "loaded_networks"):
+        raise HostError("the WebUI's built-in Lora extension is off; enable it under Extensions and restart")
+    return module
+
+
+class QueueLock:
+    """The host's ``queue_lock`` for one thread at a time, re-entrant in that thread (the host's own is not)."""
+
+    def __init__(self) -> None:
+        self._owner: int | None = None
+        self._depth = 0
+
+    @property
+    def mine(self) -> bool:
+        """Whether the calling thread holds it."""
+        return self._owner == threading.get_ident()
+
+    @property
+    def held(self) -> bool:
+        """Whether any thread of ours holds it."""
+        return self._owner is not None
+
+    def __enter__(self) -> QueueLock:
+        if not self.mine:
+            from modules.call_queue import queue_lock
+
+            queue_lock.acquire()
+            self._owner = threading.get_ident()
+        self._depth += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            from modules.call_queue import queue_lock
+
+            self._owner = None
+            queue_lock.release()
+
+
+class WebuiJob(Job):
+    """A job mirrored into the host's progress bar while the host's queue is ours."""
+
+    def __init__(self, host: WebuiHost, title: str, total: int) -> None:
+        super().__init__(title, total)
+        self._host = host
+
+    def report(self) -> None:
+        self._host.show(self)
+
+    def interrupt(self) -> None:
+        """Stop at the next check, and the batch being drawn at its next sampling step."""
+        super().interrupt()
+        self._host.stop_batch(self)
+
+    @property
+    def interrupted(self) -> bool:
+        if not self._stop and self._host.stop_asked(self):
+            self._stop = True
+        return self._stop
+
+
+class WebuiHost(Host):
+    """A Stable Diffusion WebUI from the inside. Subclasses know how it holds its model."""
+
+    name = "webui"
+
+    def __init__(self, output_folder: Path | None = None) -> None:
+        self._lock = QueueLock()
+        self._job: WebuiJob | None = None
+        self._run_model: tuple[str, ...] | None = None
+        self._output_folder = output_folder
+        self._staging: Staging | None = None
+        self._known: dict[tuple[str, int, int, str], int] = {}
+
+    # -- what subclasses know ---------------------------------------------------------------------
+
+    @abstractmethod
+    def _loaded(self) -> Any | None:
+        """The model in memory when it is the one that the next picture uses, else None. Takes no lock."""
+
+    @abstractmethod
+    def _load(self) -> Any:
+        """Load what is pending and return the model. Called with the queue held."""
+
+    @abstractmethod
+    def _describe(self, model: Any) -> ModelInfo:
+        """Raises HostError for models that the package does not work with."""
+
+    @abstractmethod
+    def _identity(self) -> tuple[str, ...]:
+        """Names what the next picture is drawn with: checkpoint and VAE. Takes no lock, loads nothing."""
+
+    @abstractmethod
+    def _chunks(self, text: str) -> int:
+        """Number of 75-token chunks that the host cuts ``text`` into."""
+
+    @abstractmethod
+    def _forget_loras(self) -> None:
+        """Un-merge and drop what the host caches by LoRA name. Called with the queue held."""
+
+    @abstractmethod
+    def _count_layers(self, path: Path) -> int:
+        """See :meth:`check_lora`. Called with the queue held and a model loaded."""
+
+    @abstractmethod
+    def _check_applied(self, path: Path, name: str, weight: float, layers: int) -> None:
+        """Raise HostError unless the host's last picture had the LoRA on."""
+
+    @abstractmethod
+    def _pinned(self) -> AbstractContextManager[None]:
+        """While inside, the host draws with the model in memory even when the user chose another meanwhile."""
+
+    # -- who and where ----------------------------------------------------------------------------
+
+    def info(self) -> HostInfo:
+        from modules import launch_utils, shared
+
+        found = {}
+        for package in _PACKAGES:
+            try:
+                found[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+        return HostInfo(
+            self.name, f"{launch_utils.git_tag()} ({launch_utils.commit_hash()[:8]})", str(shared.device), found
+        )
+
+    def model(self) -> ModelInfo:
+        model = self._loaded()
+        if model is None:
+            with self._turn("loading the checkpoint"):
+                model = self._load()
+        if self._run_model is None and self._job is not None:
+            self._run_model = self._identity()
+        return self._describe(model)
+
+    @property
+    def lora_folder(self) -> Path:
+        from modules import shared
+
+        return Path(shared.cmd_opts.lora_dir).absolute()
+
+    @property
+    def data_folder(self) -> Path:
+        """The WebUI's ``--data-dir``: models, outputs, extensions."""
+        from modules import paths_internal
+
+        return Path(paths_internal.data_path).absolute()
+
+    @property
+    def output_folder(self) -> Path:
+        if self._output_folder is not None:
+            return self._output_folder
+        from modules import paths_internal
+
+        return Path(paths_internal.default_output_dir).absolute() / "lora-eval"
+
+    @output_folder.setter
+    def output_folder(self, folder: Path) -> None:
+        self._output_folder = Path(folder).absolute()
+
+    def samplers(self) -> list[str]:
+        from modules import sd_samplers
+
+        return [sampler.name for sampler in sd_samplers.all_samplers]
+
+    def refresh_loras(self) -> None:
+        networks().list_available_networks()
+
+    @property
+    def staging(self) -> Staging:
+        """The LoRA files lent to the host's folder."""
+        if self._staging is None:
+            self._staging = Staging(self.lora_folder)
+        return self._staging
+
+    # -- jobs and progress ------------------------------------------------------------------------
+
+    @contextmanager
+    def job(self, title: str, total: int) -> Iterator[Job]:
+        """Work in the host's progress bar. The host's queue is taken batch by batch, or by a borrow as a whole."""
+        if self._job is not None:
+            raise HostError(f"{title!r} cannot start while {self._job.title!r} runs; wait for it or interrupt it")
+        self._job, self._run_model = WebuiJob(self, title, total), None
+        try:
+            yield self._job
+        finally:
+            self._job, self._run_model = None, None
+            if self._staging is not None and self._staging.clear():
+                self.refresh_loras()
+
+    @contextmanager
+    def _turn(self, title: str) -> Iterator[None]:
+        """The host's queue is ours and its progress bar shows the job."""
+        if self._lock.mine:
+            yield
+            return
+        from modules import shared
+
+        with self._lock:
+            shared.state.begin(job=title if self._job is None else self._job.title)
+            try:
+                if self._job is not None:
+                    self.show(self._job)
+                yield
+            finally:
+                if self._job is not None and self.stop_asked(self._job):
+                    self._job._stop = True
+                shared.state.end()
+                # end() leaves them set, and whoever draws next without begin() would get no pictures
+                shared.state.interrupted = shared.state.stopping_generation = shared.state.skipped = False
+
+    def show(self, job: Job) -> None:
+        """Mirror a job into the host's progress bar, if the queue is ours."""
+        if not self._lock.mine:
+            return
+        from modules import shared
+
+        state = shared.state
+        state.job_count, state.job_no = job.total, job.done
+        state.sampling_step = state.sampling_steps = 0
+        state.textinfo = job.text or job.title
+        if job.eta is not None and 0 < job.done < job.total:
+            # the host computes its ETA as elapsed / progress - elapsed; give it the elapsed time that yields ours
+            state.time_start = time.time() - job.eta * job.done / (job.total - job.done)
+
+    def stop_asked(self, job: Job) -> bool:
+        """Whether the host's Interrupt was pressed while the queue was ours."""
+        if job is not self._job or not self._lock.held:
+            return False
+        from modules import shared
+
+        return bool(shared.state.interrupted or shared.state.stopping_generation)
+
+    def stop_batch(self, job: Job) -> None:
+        """Press the host's Interrupt for the batch that this job is drawing."""
+        if job is self._job and self._lock.held:
+            from modules import shared
+
+            shared.state.interrupt()
+
+    # -- drawing ----------------------------------------------------------------------------------
+
+    def generate(
+        self, requests: Sequence[ImageRequest], sampling: Sampling, lora: LoraUse | None = None
+    ) -> list[Drawn]:
+        if not requests:
+            return []
+        self._check_sampler(sampling.sampler)
+        with self._turn("LoRA Eval"):
+            self._check_same_model()
+            self._load()
+            self._describe(self._loaded())
+            if self._run_model is None and self._job is not None:
+                self._run_model = self._identity()
+            use, layers = (None, 0) if lora is None else self._prepare(lora)
+            try:
+                drawn = self._in_equal_chunks(requests, sampling, use)
+                self._check_same_model()
+                if use is not None and lora is not None:
+                    self._check_applied(use.path, use.path.stem, use.weight, layers)
+                elif not any("<lora:" in r.prompt for r in requests) and networks().loaded_networks:
+                    names = ", ".join(net.name for net in networks().loaded_networks)
+                    raise HostError(f"LoRA {names} is on in pictures that should show the base model; turn it off")
+                return drawn
+            finally:
+                if self._job is None and self._staging is not None and self._staging.clear():
+                    self.refresh_loras()
+
+    def _check_sampler(self, name: str) -> None:
+        known = self.samplers()
+        if name not in known:
+            raise HostError(f"unknown sampler {name!r}; this WebUI has {', '.join(known)}")
+
+    def _check_same_model(self) -> None:
+        if self._run_model is None:
+            return
+        now = self._identity()
+        if now != self._run_model:
+            was, new = (Path(names[0]).name for names in (self._run_model, now))
+            what = f"checkpoint switched from {was} to {new}" if was != new else "VAE switched"
+            raise HostError(f"{what} while the run was drawing; switch back and press Run to resume")
+
+    def _in_equal_chunks(
+        self, requests: Sequence[ImageRequest], sampling: Sampling, use: LoraUse | None
+    ) -> list[Drawn]:
+        """Hosts pad the prompts of a batch to one length, which would change the shorter ones: so cut by length."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, request in enumerate(requests):
+            key = (self._chunks(request.prompt), self._chunks(request.negative_prompt))
+            groups.setdefault(key, []).append(index)
+        drawn: dict[int, Drawn] = {}
+        for indices in groups.values():
+            if self._job is not None:
+                self._job.check()
+            drawn.update(zip(indices, self._txt2img([requests[i] for i in indices], sampling, use), strict=True))
+        return [drawn[index] for index in range(len(requests))]
+
+    def _txt2img(self, requests: Sequence[ImageRequest], sampling: Sampling, use: LoraUse | None) -> list[Drawn]:
+        from modules import processing, shared
+
+        tag = "" if use is None else " " + use.tag
+        while True:
+            shared.state.skipped = False
+            p = processing.StableDiffusionProcessingTxt2Img(
+                sd_model=shared.sd_model,
+                prompt=[request.prompt + tag for request in requests],
+                negative_prompt=[request.negative_prompt for request in requests],
+                seed=[request.seed for request in requests],
+                subseed=[0] * len(requests),
+                batch_size=len(requests),
+                n_iter=1,
+                steps=sampling.steps,
+                cfg_scale=sampling.cfg_scale,
+                width=sampling.width,
+                height=sampling.height,
+                sampler_name=sampling.sampler,
+                scheduler=sampling.scheduler,
+                restore_faces=False,
+                tiling=False,
+                do_not_save_samples=True,
+                do_not_save_grid=True,
+                do_not_reload_embeddings=True,
+                override_settings=self._overrides(sampling),
+            )
+            with closing(p):
+                try:
+                    result = processing.process_images(p)
+                except Exception as error:
+                    raise self._drawing_error(error, len(requests)) from error
+                if self._job is not None:
+                    self.show(self._job)
+                if shared.state.interrupted or shared.state.stopping_generation:
+                    raise Interrupted("drawing")
+                if shared.state.skipped:
+                    logger.info("Skip was pressed: the batch is incomplete and drawn again")
+                    continue
+                if result.comments and "error" in str(result.comments).lower():
+                    raise HostError(f"the WebUI reported: {' '.join(str(result.comments).split())}")
+                pictures = result.images[result.index_of_first_image :]
+                if len(pictures) != len(requests):
+                    raise HostError(
+                        f"the WebUI returned {len(pictures)} of {len(requests)} pictures; look at its console"
+                    )
+                # the host's own infotexts leave out the tags when no scripts run
+                texts = [
+                    processing.create_infotext(
+                        p,
+                        p.all_prompts,
+                        p.all_seeds,
+                        p.all_subseeds,
+                        index=i,
+                        all_negative_prompts=p.all_negative_prompts,
+                    )
+                    for i in range(len(requests))
+                ]
+            return [Drawn(picture.convert("RGB"), text) for picture, text in zip(pictures, texts, strict=True)]
+
+    def _overrides(self, sampling: Sampling) -> dict[str, Any]:
+        from modules import shared
+
+        wanted: dict[str, Any] = {"CLIP_stop_at_last_layers": sampling.clip_skip, **_NEUTRAL}
+        if shared.opts.show_progress_type in _FETCHING_PREVIEWS:
+            wanted["show_progress_type"] = "Approx cheap"
+        # the host puts back only what it finds among its values
+        return {key: value for key, value in wanted.items() if shared.opts.data.get(key, value) != value}
+
+    def _drawing_error(self, error: Exception, count: int) -> Exception:
+        if isinstance(error, HostError):
+            return error
+        line = " ".join(str(error).split()) or "no message"
+        if "out of memory" in line.lower():
+            mend = "lower the batch size" if count > 1 else "draw smaller pictures"
+            return HostError(f"out of memory drawing {count} pictures at once; {mend}")
+        return HostError(f"the WebUI could not draw: {type(error).__name__}: {line}")
+
+    # -- LoRA files -------------------------------------------------------------------------------
+
+    def check_lora(self, path: Path) -> int:
+        with self._turn("checking a LoRA"):
+            self._load()
+            return self._checked(Path(path))[0]
+
+    def _checked(self, path: Path) -> tuple[int, bool]:
+        """(layers, whether this file was new here). Read once for each content and checkpoint."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            raise LoraFileError(f"{path} is missing; was it moved or deleted?") from None
+        key = (str(path), status.st_mtime_ns, status.st_size, "\n".join(self._identity()))
+        new = key not in self._known
+        if new:
+            self._known[key] = self._count_layers(path)
+        return self._known[key], new
+
+    def _prepare(self, lora: LoraUse) -> tuple[LoraUse, int]:
+        """The LoRA under a name that the host resolves to this very file and content, and its layer count."""
+        layers, new = self._checked(lora.path)
+        if new:
+            # another content may have been drawn under this name before; hosts cache by name and never look again
+            self._forget_loras()
+        if fits_tag(lora.path.stem) and self._resolves(lora.path):
+            return lora, layers
+        lent = self.staging.lend(lora.path)
+        if not self._resolves(lent):
+            raise HostError(f"the WebUI does not find {lent}; is its LoRA folder {self.lora_folder}?")
+        return LoraUse(lent, lora.weight), layers
+
+    def _resolves(self, path: Path) -> bool:
+        if self.lora_folder.resolve() not in path.resolve().parents and not path.is_relative_to(self.lora_folder):
+            return False
+        module = networks()
+        module.update_available_networks_by_names([path.stem])
+        entry = module.available_networks.get(path.stem)
+        return entry is not None and os.path.samefile(entry.filename, path)
