@@ -1,0 +1,1 @@
+"""Repository tools: nothing here is needed at run time."""
