@@ -1,0 +1,150 @@
+"""Draw the pictures of a plan that are not in the run folder yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lora_eval.errors import HostError, LoraFileError, RunError
+from lora_eval.files import file_sha256
+from lora_eval.host.protocol import Drawn, Host, Job
+from lora_eval.scorecard.plan import Cell, Plan, PlannedLora
+from lora_eval.scorecard.ranges import format_number
+from lora_eval.scorecard.store import RunFolder
+
+
+@dataclass
+class DrawResult:
+    """What drawing came to.
+
+    Attributes:
+        drawn: pictures drawn now.
+        kept: pictures found finished.
+        without_effect: checkpoints whose every picture at their largest weight equals weight 0, by
+            name, with the number of layers the host says it patches.
+    """
+
+    drawn: int = 0
+    kept: int = 0
+    without_effect: dict[str, int] = field(default_factory=dict)
+
+
+def draw(host: Host, plan: Plan, folder: RunFolder, job: Job, batch_size: int | None = None) -> DrawResult:
+    """Draw what is missing, batch by batch, checking that each LoRA really took.
+
+    A batch of which any picture is missing is drawn whole and only the missing ones are written, so an
+    interrupted run ends with the bytes of an undisturbed one.
+
+    Args:
+        job: ``total`` should be ``len(plan)``; it is checked before every batch.
+        batch_size: None takes the plan's.
+
+    Raises:
+        HostError: another model is loaded, or a LoRA left a picture untouched that the host did not
+            confirm to patch.
+        LoraFileError: a LoRA file is missing, has changed, or does not fit the model.
+        Interrupted: the user stopped it; finished pictures stay.
+        RunError: a picture cannot be written.
+    """
+    result = DrawResult()
+    batches = list(plan.batches(batch_size))
+    missing = [[cell for cell in batch if not folder.finished(cell)] for batch in batches]
+    result.kept = len(plan) - sum(map(len, missing))
+    job.resume_from(result.kept)
+    layers: dict[str, int] = {}
+    if any(missing):
+        _check_model(host, plan)
+        for planned in plan.loras:
+            _check_file(planned)
+            layers[planned.name] = _check_lora(host, planned)
+    current: PlannedLora | None = None
+    for batch, wanted in zip(batches, missing, strict=True):
+        job.check()
+        lora = batch[0].lora
+        if wanted:
+            _check_model(host, plan)
+            if lora is not None and lora != current:
+                _check_file(lora)
+            current = lora
+            job.say(_line(batch))
+            for cell, drawn in zip(batch, _generate(host, plan, batch), strict=True):
+                if cell in wanted:
+                    folder.save_image(cell, drawn)
+            result.drawn += len(wanted)
+            job.advance(len(wanted))
+    for planned in plan.loras:
+        if _same_as_base(plan, folder, planned):
+            # nothing was drawn in this call, so the host was not asked yet
+            result.without_effect[planned.name] = layers.get(planned.name) or _check_lora(host, planned)
+    return result
+
+
+def _generate(host: Host, plan: Plan, batch: list[Cell]) -> list[Drawn]:
+    pictures = host.generate([cell.request for cell in batch], plan.sampling, plan.lora_use(batch[0]))
+    if len(pictures) != len(batch):
+        raise HostError(f"{host.info().name} returned {len(pictures)} pictures for {len(batch)}; run it again")
+    size = (plan.sampling.width, plan.sampling.height)
+    for cell, drawn in zip(batch, pictures, strict=True):
+        if drawn.image.size != size:
+            raise HostError(
+                f"{host.info().name} drew {cell.id} in {drawn.image.size[0]}x{drawn.image.size[1]} instead of "
+                f"{size[0]}x{size[1]}; switch off its upscaling and give a size the model can draw"
+            )
+    return pictures
+
+
+def _check_model(host: Host, plan: Plan) -> None:
+    model = host.model()
+    if (model.name, model.sha256) != (plan.model["name"], plan.model["sha256"]):
+        raise HostError(
+            f"the loaded model is {model.name}, this run draws with {plan.model['name']}; "
+            "load that again and run the same command, finished pictures are kept"
+        )
+
+
+def _check_file(lora: PlannedLora) -> None:
+    path = Path(lora.path)
+    if not path.is_file():
+        raise LoraFileError(f"{path} is gone; put it back and run the same command, finished pictures are kept")
+    if file_sha256(path) != lora.sha256:
+        raise LoraFileError(f"{path} changed since this run began; start a new run folder for the new file")
+
+
+def _check_lora(host: Host, lora: PlannedLora) -> int:
+    layers = host.check_lora(Path(lora.path))
+    if layers < 1:
+        raise HostError(f"{lora.path} matches no layer of {host.model().name}; is it for another model family?")
+    return layers
+
+
+def _same_as_base(plan: Plan, folder: RunFolder, lora: PlannedLora) -> bool:
+    """Whether the largest weight left every picture as weight 0 drew it.
+
+    One differing picture settles it, so a LoRA that works costs two file reads.
+    """
+    weight = max(plan.weights, key=abs)
+    for prompt in plan.prompts:
+        for seed in plan.seeds:
+            with_lora = _pixels(folder, Cell(lora, weight, prompt, seed))
+            without = _pixels(folder, Cell(None, 0.0, prompt, seed))
+            if with_lora.shape != without.shape or not np.array_equal(with_lora, without):
+                return False
+    return True
+
+
+def _pixels(folder: RunFolder, cell: Cell) -> np.ndarray:
+    path = folder.image_path(cell)
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise RunError(f"{path} cannot be read ({error}); delete it and run the same command") from None
+
+
+def _line(batch: list[Cell]) -> str:
+    cell = batch[0]
+    name = f"{cell.lora.name} at {format_number(cell.weight)}" if cell.lora else "without LoRA"
+    return f"drawing {name}: {cell.prompt.id}, seed {cell.seed}"

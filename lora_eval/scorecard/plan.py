@@ -1,0 +1,384 @@
+"""What a run draws: everything needed to draw it again.
+
+A plan is made once, stored as ``plan.json`` and never drifts: a run folder holds the pictures of one
+plan. ``Plan.cells()`` lists the pictures in the order of drawing, which is the order of ``cells.csv``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lora_eval.errors import ConfigError, LoraFileError, RunError
+from lora_eval.files import file_sha256
+from lora_eval.host.protocol import Host, HostInfo, ImageRequest, LoraUse, ModelInfo, Sampling
+from lora_eval.scorecard.data import KINDS, Element, Prompt
+from lora_eval.scorecard.ranges import format_number, parse_range
+from lora_eval.scorecard.suites import load_suite
+
+SCHEMA = 1
+DEFAULT_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is drawn. ``prompts`` counts from the top of the suite."""
+
+    prompts: int
+    seeds: int
+    weights: str
+
+    def images(self, checkpoints: int = 1, prompts: int | None = None) -> int:
+        """Number of pictures for so many checkpoints; weight 0 is drawn once for all."""
+        weights = parse_range(self.weights)
+        pairs = (self.prompts if prompts is None else min(prompts, self.prompts)) * self.seeds
+        return pairs * (1 + checkpoints * sum(weight != 0 for weight in weights))
+
+
+PRESETS = {
+    "quick": Preset(prompts=6, seeds=4, weights="0-1.2 [5]"),
+    "standard": Preset(prompts=12, seeds=5, weights="0-1.2 [7]"),
+    "thorough": Preset(prompts=20, seeds=8, weights="0-1.4 [8]"),
+}
+FIRST_SEED = 1
+
+
+@dataclass(frozen=True)
+class PlannedLora:
+    """One checkpoint of a LoRA.
+
+    Attributes:
+        series: the LoRA that it is a checkpoint of (``ss_output_name`` or the name without its step).
+        name: the file's stem: what users write in ``<lora:name:weight>``.
+        path, sha256: the file and the SHA-256 of its bytes.
+        step: optimiser steps, None where neither metadata nor name tell.
+    """
+
+    series: str
+    name: str
+    path: str
+    sha256: str
+    step: int | None = None
+
+    @property
+    def key(self) -> str:
+        """File-name-safe and unique by content."""
+        return f"{slug(self.name)}-{self.sha256[:6]}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture. ``lora`` None: the base model, weight 0."""
+
+    lora: PlannedLora | None
+    weight: float
+    prompt: Prompt
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Stable and file-name-safe: LoRA, weight, prompt, seed."""
+        name = self.lora.key if self.lora else "base"
+        return f"{name}_w{format_number(self.weight)}_{self.prompt.id}_s{self.seed}"
+
+    @property
+    def image(self) -> str:
+        """Path of the picture inside the run folder, with forward slashes."""
+        return f"images/{self.id}.png"
+
+    @property
+    def request(self) -> ImageRequest:
+        """What the host is asked for."""
+        return ImageRequest(self.prompt.text, self.seed, self.prompt.negative)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """See the module. Fields after ``sampling`` matter to measuring alone and may change later."""
+
+    run: str
+    host: HostInfo
+    model: dict[str, str]
+    loras: tuple[PlannedLora, ...]
+    weights: tuple[float, ...]
+    prompts: tuple[Prompt, ...]
+    seeds: tuple[int, ...]
+    sampling: Sampling
+    kind: str = "character"
+    suite: str = ""
+    preset: str = ""
+    trigger: str = ""
+    class_word: str = ""
+    batch_size: int = DEFAULT_BATCH
+    encoder: str = "auto"
+    references: str = ""
+    training: str = ""
+    histories: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def cells(self) -> list[Cell]:
+        """Every picture in drawing order: weight 0 once for all, then checkpoint, weight, prompt, seed."""
+        return [cell for group in self.groups() for cell in group]
+
+    def groups(self) -> Iterator[list[Cell]]:
+        """Cells that share LoRA and weight, in drawing order."""
+        yield [Cell(None, 0.0, prompt, seed) for prompt in self.prompts for seed in self.seeds]
+        for lora in self.loras:
+            for weight in self.weights:
+                if weight != 0:
+                    yield [Cell(lora, weight, prompt, seed) for prompt in self.prompts for seed in self.seeds]
+
+    def batches(self, size: int | None = None) -> Iterator[list[Cell]]:
+        """The groups cut into batches. The cut does not depend on what is drawn already:
+
+        a batch drawn again after a kill has the company it had, so its pictures are the same bytes.
+        """
+        size = max(1, size or self.batch_size)
+        for group in self.groups():
+            for start in range(0, len(group), size):
+                yield group[start : start + size]
+
+    def __len__(self) -> int:
+        return len(self.prompts) * len(self.seeds) * (1 + len(self.loras) * sum(w != 0 for w in self.weights))
+
+    def lora_use(self, cell: Cell) -> LoraUse | None:
+        """How the host is told to apply the cell's LoRA; None at weight 0."""
+        return None if cell.lora is None else LoraUse(Path(cell.lora.path), cell.weight)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-safe and complete."""
+        raw = asdict(self)
+        return {"schema": raw.pop("schema"), **raw}
+
+    @classmethod
+    def from_json(cls, raw: Any, where: str = "plan.json") -> Plan:
+        """Inverse of :meth:`to_json`. Raises RunError for another schema or a broken table."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
+            raise RunError(f"{where} is not a plan of this program; give the folder of a scorecard run")
+        if raw["schema"] != SCHEMA:
+            raise RunError(
+                f"{where} has schema {raw['schema']}, this version reads {SCHEMA}; "
+                "use the version that wrote it or a new folder"
+            )
+        try:
+            return cls(
+                **{
+                    **raw,
+                    "host": HostInfo(**raw["host"]),
+                    "loras": tuple(PlannedLora(**lora) for lora in raw["loras"]),
+                    "weights": tuple(map(float, raw["weights"])),
+                    "prompts": tuple(_prompt(prompt) for prompt in raw["prompts"]),
+                    "seeds": tuple(map(int, raw["seeds"])),
+                    "sampling": Sampling(**raw["sampling"]),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{where} is incomplete ({error}); restore it or start a new run folder") from None
+
+    def differences(self, asked: Plan) -> list[str]:
+        """What ``asked`` would draw otherwise, one line each; empty when the pictures are the same."""
+        found: list[str] = []
+
+        def differ(what: str, mine: Any, other: Any) -> None:
+            if mine != other:
+                found.append(f"{what} {_short(mine)} is now {_short(other)}")
+
+        differ("host", self.host.name, asked.host.name)
+        differ("model", self.model["name"], asked.model["name"])
+        if self.model["name"] == asked.model["name"] and self.model["sha256"] != asked.model["sha256"]:
+            found.append(f"model {self.model['name']} is another file now (sha256 differs)")
+        mine, other = {x.name: x.sha256 for x in self.loras}, {x.name: x.sha256 for x in asked.loras}
+        differ("LoRAs", list(mine), list(other))
+        found += [f"LoRA {n} is another file now (sha256 differs)" for n in mine if n in other and mine[n] != other[n]]
+        differ("weights", [format_number(w) for w in self.weights], [format_number(w) for w in asked.weights])
+        differ("seeds", list(self.seeds), list(asked.seeds))
+        differ("prompts", [p.id for p in self.prompts], [p.id for p in asked.prompts])
+        if [p.id for p in self.prompts] == [p.id for p in asked.prompts]:
+            for mine_prompt, other_prompt in zip(self.prompts, asked.prompts, strict=True):
+                drawn, wanted = (mine_prompt.text, mine_prompt.negative), (other_prompt.text, other_prompt.negative)
+                differ(f"prompt {mine_prompt.id}", drawn, wanted)
+        for item in fields(Sampling):
+            differ(item.name, getattr(self.sampling, item.name), getattr(asked.sampling, item.name))
+        return found
+
+    def agreed(self, asked: Plan, where: Path) -> Plan:
+        """This stored plan, with what matters to measuring taken from ``asked``.
+
+        Raises:
+            RunError: ``asked`` would draw other pictures; names the first difference.
+        """
+        found = self.differences(asked)
+        if found:
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise RunError(f"{where} holds another run: {found[0]}{more}; choose another folder or ask for the same")
+        taken = ("kind", "prompts", "class_word", "encoder", "references", "training", "histories", "loras")
+        return replace(self, **{name: getattr(asked, name) for name in taken})
+
+
+def make_plan(
+    host: Host,
+    loras: Sequence[Path | str],
+    *,
+    run: str,
+    kind: str = "character",
+    suite: str | Path | None = None,
+    preset: str = "standard",
+    weights: str | Sequence[float] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    prompts: int | None = None,
+    trigger: str | None = None,
+    class_word: str | None = None,
+    sampling: Sampling | None = None,
+    batch_size: int | None = None,
+    encoder: str = "auto",
+    references: str = "",
+    training: str = "",
+    histories: dict[str, str] | None = None,
+) -> Plan:
+    """Fill in what was not said, from the preset, the LoRA's metadata and the host.
+
+    Args:
+        loras: the checkpoints, in any order; they are drawn by step, then name.
+        weights: range syntax or numbers; 0 is added where missing.
+        seeds: how many (from ``FIRST_SEED``) or which.
+        prompts: how many of the suite's; None is the preset's number, a user's own suite whole.
+
+    Raises:
+        ConfigError: kind, preset, weights, seeds or suite cannot be used.
+        LoraFileError: a LoRA is missing or no safetensors file, or two share a name.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f'kind "{kind}" is none of {", ".join(KINDS)}')
+    if preset not in PRESETS:
+        raise ConfigError(f'preset "{preset}" is none of {", ".join(PRESETS)}')
+    chosen = PRESETS[preset]
+    planned, metadata = read_loras(loras)
+    model = host.model()
+    trigger = metadata.get("modelspec.trigger_phrase", "") if trigger is None else trigger
+    class_word = metadata.get("lora_eval.class_word", "") if class_word is None else class_word
+    suite_name = kind if suite is None else suite
+    if prompts is None and suite is not None and Path(str(suite)).suffix:
+        count = None
+    else:
+        count = chosen.prompts if prompts is None else prompts
+    if sampling is None:
+        width, height = host.native_size()
+        sampling = Sampling(width=width, height=height)
+    return Plan(
+        run=run,
+        host=host.info(),
+        model=_model_json(model),
+        loras=planned,
+        weights=_weights(chosen.weights if weights is None else weights),
+        prompts=tuple(load_suite(suite_name, trigger, class_word, count)),
+        seeds=_seeds(chosen.seeds if seeds is None else seeds),
+        sampling=sampling,
+        kind=kind,
+        suite=str(suite_name),
+        preset=preset,
+        trigger=trigger,
+        class_word=class_word,
+        batch_size=batch_size or DEFAULT_BATCH,
+        encoder=encoder,
+        references=references,
+        training=training,
+        histories=dict(histories or {}),
+    )
+
+
+def read_loras(paths: Sequence[Path | str]) -> tuple[tuple[PlannedLora, ...], dict[str, str]]:
+    """The checkpoints by step, then name, and the metadata of the last one.
+
+    Raises:
+        LoraFileError: none given, missing, not safetensors, or two files of one name.
+    """
+    if not paths:
+        raise LoraFileError("no LoRA was given; name at least one .safetensors file")
+    found: list[tuple[PlannedLora, dict[str, str]]] = []
+    for path in dict.fromkeys(Path(path).resolve() for path in paths):
+        metadata = _metadata(path)
+        step = _step(path.stem, metadata)
+        series = metadata.get("ss_output_name") or re.sub(r"[-_](?:step)?\d+$", "", path.stem)
+        found.append((PlannedLora(series, path.stem, str(path), file_sha256(path), step), metadata))
+    by_name: dict[str, PlannedLora] = {}
+    for lora, _ in found:
+        earlier = by_name.setdefault(lora.name, lora)
+        if earlier is not lora:
+            # both WebUIs cache LoRAs by name: the second would be drawn with the first one's tensors
+            raise LoraFileError(f"{lora.path} and {earlier.path} share the name {lora.name}; rename one of them")
+    found.sort(key=lambda pair: (pair[0].step is None, pair[0].step or 0, pair[0].name))
+    return tuple(lora for lora, _ in found), found[-1][1]
+
+
+def slug(text: str, length: int = 48) -> str:
+    """Letters, digits, ``-`` and ``.`` only; other characters become ``-``."""
+    return (
+        re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:length] or "x" + hashlib.sha256(text.encode()).hexdigest()[:6]
+    )
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise LoraFileError(f"{path} is missing; give the path of a .safetensors file")
+    try:
+        with safe_open(str(path), framework="np") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise LoraFileError(f"{path} is not a safetensors file ({error}); only safetensors is loaded") from None
+
+
+def _step(stem: str, metadata: dict[str, str]) -> int | None:
+    if metadata.get("ss_steps", "").isdigit():
+        return int(metadata["ss_steps"])
+    # sd-scripts writes "-step00000500"; a bare "-000010" is an epoch there, not a step
+    match = re.search(r"step[-_]?0*(\d+)$", stem, re.IGNORECASE)
+    return int(match.group(1)) if match else None
+
+
+def _weights(asked: str | Sequence[float]) -> tuple[float, ...]:
+    values = parse_range(asked, "weights") if isinstance(asked, str) else [float(value) for value in asked]
+    for value in values:
+        if not -10 <= value <= 10:
+            raise ConfigError(f"weight {value:g} is out of range; weights lie between -10 and 10")
+        if float(f"{value:g}") != value:
+            raise ConfigError(f"weight {value!r} has too many digits for the prompt's tag; round it to {value:.4g}")
+    found = tuple(sorted({0.0, *values}))
+    if found == (0.0,):
+        raise ConfigError('weights hold nothing but 0; add at least one, for example "0-1.2 [7]"')
+    return found
+
+
+def _seeds(asked: int | Sequence[int]) -> tuple[int, ...]:
+    values = tuple(range(FIRST_SEED, FIRST_SEED + asked)) if isinstance(asked, int) else tuple(dict.fromkeys(asked))
+    if not values:
+        raise ConfigError("no seeds; ask for at least 1, better 4 or more")
+    for value in values:
+        if not 0 <= value < 2**32:
+            raise ConfigError(f"seed {value} is out of range; seeds lie between 0 and 4294967295")
+    return values
+
+
+def _model_json(model: ModelInfo) -> dict[str, str]:
+    return {
+        "name": model.name,
+        "sha256": model.sha256,
+        "family": model.family,
+        "prediction": model.prediction,
+        "path": str(model.path or ""),
+    }
+
+
+def _prompt(raw: dict[str, Any]) -> Prompt:
+    elements = tuple(Element(e["name"], e["text"], tuple(e["foils"])) for e in raw.get("elements", ()))
+    return Prompt(**{**raw, "elements": elements})
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return f'"{text if len(text) <= 60 else text[:57] + "..."}"'

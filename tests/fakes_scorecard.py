@@ -1,0 +1,181 @@
+"""A host and an encoder with known answers, for everything that needs neither diffusers nor weights.
+
+A picture depends on prompt, negative prompt, seed, LoRA and weight alone: soft noise from the seed, a
+tint from the prompt, and the LoRA's own tint mixed in by the weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lora_eval.errors import LoraFileError
+from lora_eval.host.protocol import Drawn, Host, HostInfo, ImageRequest, Job, LoraUse, ModelInfo, Sampling
+
+SIZE = 64
+
+
+def random_of(*parts: object) -> np.random.Generator:
+    """Generator seeded by what it is for."""
+    digest = hashlib.sha256("\n".join(map(str, parts)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def make_lora(
+    path: Path, strength: float = 1.0, colour: Sequence[float] = (0.9, 0.1, 0.1), metadata: dict[str, str] | None = None
+) -> Path:
+    """A safetensors file whose single tensor is the tint it gives and how strongly."""
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tint = np.array([*colour, strength], np.float32)
+    save_file({"lora_unet_tint.lora_up.weight": tint}, str(path), metadata=metadata or {})
+    return path
+
+
+class FakeHost(Host):
+    """See the module. ``calls`` lists every batch drawn; ``faults`` plants errors."""
+
+    def __init__(self, root: Path, sha256: str = "a" * 64, interrupt_after: int | None = None) -> None:
+        self.root = root
+        self.sha256 = sha256
+        self.calls: list[tuple[LoraUse | None, list[ImageRequest]]] = []
+        self.jobs: list[Job] = []
+        self.interrupt_after = interrupt_after
+        self.ignore_lora = False
+        self.layers = 1
+        self.wrong_size = False
+
+    def info(self) -> HostInfo:
+        return HostInfo("standalone", "0", "cpu", {"torch": "0"})
+
+    def model(self) -> ModelInfo:
+        return ModelInfo("fake", self.sha256, "sd1", "epsilon", self.root / "fake.safetensors")
+
+    @property
+    def lora_folder(self) -> Path:
+        return self.root / "Lora"
+
+    @property
+    def output_folder(self) -> Path:
+        return self.root / "outputs"
+
+    def samplers(self) -> list[str]:
+        return ["Euler"]
+
+    def native_size(self) -> tuple[int, int]:
+        return (SIZE, SIZE)
+
+    def generate(
+        self, requests: Sequence[ImageRequest], sampling: Sampling, lora: LoraUse | None = None
+    ) -> list[Drawn]:
+        self.calls.append((lora, list(requests)))
+        if self.interrupt_after is not None and len(self.calls) >= self.interrupt_after:
+            self.jobs[-1].interrupt()
+        size = (sampling.width // 2 if self.wrong_size else sampling.width, sampling.height)
+        return [Drawn(self.paint(request, size, lora), self.infotext(request, sampling, lora)) for request in requests]
+
+    def infotext(self, request: ImageRequest, sampling: Sampling, lora: LoraUse | None) -> str:
+        return f"{request.prompt}{lora.tag if lora else ''}\nSteps: {sampling.steps}, Seed: {request.seed}, Size: 64x64"
+
+    def paint(self, request: ImageRequest, size: tuple[int, int], lora: LoraUse | None) -> Image.Image:
+        height = size[1]
+        rng = random_of("seed", request.seed)
+        noise = Image.fromarray((rng.random((8, 8, 3)) * 255).astype(np.uint8)).resize(size, Image.BICUBIC)
+        base = random_of("prompt", request.prompt, request.negative_prompt).random(3)
+        picture = 0.4 * np.asarray(noise, np.float64) / 255 + 0.6 * base
+        if lora is not None and not self.ignore_lora:
+            from safetensors.numpy import load_file
+
+            *colour, strength = load_file(str(lora.path))["lora_unet_tint.lora_up.weight"].astype(np.float64)
+            share = float(np.clip(lora.weight * strength, -0.9, 0.9))
+            stripes = (np.arange(height) // 4 % 2)[:, None, None]
+            picture = (1 - abs(share)) * picture + share * np.array(colour) * (0.5 + 0.5 * stripes)
+        return Image.fromarray((np.clip(picture, 0, 1) * 255).round().astype(np.uint8))
+
+    def check_lora(self, path: Path) -> int:
+        from safetensors.numpy import load_file
+
+        try:
+            load_file(str(path))
+        except Exception as error:
+            raise LoraFileError(f"{path} is broken ({error}); save it again") from None
+        return self.layers
+
+    @contextmanager
+    def job(self, title: str, total: int) -> Iterator[Job]:
+        self.jobs.append(Job(title, total))
+        yield self.jobs[-1]
+
+    def borrow_model(self):  # type: ignore[no-untyped-def]
+        raise NotImplementedError("the scorecard never borrows the model")
+
+    def refresh_loras(self) -> None:
+        """Nothing to refresh."""
+
+    @property
+    def drawn(self) -> int:
+        """Pictures drawn so far."""
+        return sum(len(requests) for _, requests in self.calls)
+
+
+class FakeEncoder:
+    """Interface of ``scorecard.embed.Encoder``: a fixed projection of the 8x8 picture; words as hashed vectors."""
+
+    def __init__(self, dim: int = 16, identity: str = "fake") -> None:
+        self.id = identity
+        self.dim = dim
+        self.batch_size = 8
+        self.size = 8
+        self.images_seen = 0
+        self.texts_seen = 0
+        self._matrix = random_of("encoder", identity).standard_normal((8 * 8 * 3, dim))
+
+    def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        self.images_seen += len(images)
+        flat = [
+            np.asarray(image.convert("RGB").resize((8, 8), Image.BOX), np.float64).ravel() / 255 for image in images
+        ]
+        return _unit(np.stack(flat) @ self._matrix)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        self.texts_seen += len(texts)
+        return _unit(np.stack([sum(random_of("word", w).standard_normal(self.dim) for w in t.split()) for t in texts]))
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_references(folder: Path, count: int = 6) -> Path:
+    """Dataset folder of captioned pictures in the LoRA's tint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ["file_name,prompt"]
+    for index in range(count):
+        rng = random_of("reference", index)
+        noise = Image.fromarray((rng.random((8, 8, 3)) * 255).astype(np.uint8)).resize((SIZE, SIZE), Image.BICUBIC)
+        picture = 0.3 * np.asarray(noise, np.float64) + 0.7 * 255 * np.array([0.9, 0.1, 0.1])
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{index}.png")
+        rows.append(f'{index}.png,"a red zorp, number {index}"')
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def tree_hashes(folder: Path) -> dict[str, str]:
+    """File -> SHA-256 for every file that is not hidden."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))

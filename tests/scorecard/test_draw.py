@@ -1,0 +1,140 @@
+"""Drawing: everything once, whole batches, nothing silently missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from lora_eval.errors import HostError, Interrupted, LoraFileError
+from lora_eval.host.infotext import read_png
+from lora_eval.host.protocol import Job
+from lora_eval.scorecard.draw import draw
+from lora_eval.scorecard.plan import make_plan
+from lora_eval.scorecard.store import RunFolder
+from tests.fakes_scorecard import FakeHost, make_lora, tree_hashes
+
+
+@pytest.fixture
+def host(tmp_path):
+    return FakeHost(tmp_path)
+
+
+@pytest.fixture
+def plan(host, tmp_path):
+    loras = [make_lora(tmp_path / f"mine-step{n}.safetensors", n / 2) for n in (1, 2)]
+    return make_plan(
+        host,
+        loras,
+        run="r",
+        kind="object",
+        suite="tiny",
+        weights="0-1 [3]",
+        seeds=2,
+        prompts=3,
+        trigger="zorp",
+        batch_size=4,
+    )
+
+
+def run(host, plan, root):
+    folder = RunFolder(root)
+    folder.agree(plan)
+    job = Job("draw", len(plan))
+    host.jobs.append(job)
+    return draw(host, plan, folder, job), job, folder
+
+
+def test_every_cell_is_drawn_once_in_order_at_its_lora_and_weight(host, plan, tmp_path):
+    result, job, folder = run(host, plan, tmp_path / "run")
+    assert (result.drawn, result.kept, result.without_effect) == (30, 0, {})
+    assert job.done == 30
+    asked = [(lora, request) for lora, requests in host.calls for request in requests]
+    assert asked == [(plan.lora_use(cell), cell.request) for cell in plan.cells()]
+    assert max(len(requests) for _, requests in host.calls) == 4
+    for cell in plan.cells():
+        tag = f"<lora:{cell.lora.name}:{cell.weight:g}>" if cell.lora else ""
+        assert read_png(folder.image_path(cell)).startswith(cell.prompt.text + tag + "\n")
+
+
+def test_a_second_run_draws_nothing(host, plan, tmp_path):
+    run(host, plan, tmp_path / "run")
+    before = tree_hashes(tmp_path / "run")
+    host.calls.clear()
+    result, job, _ = run(host, plan, tmp_path / "run")
+    assert (result.drawn, result.kept, host.calls) == (0, 30, [])
+    assert job.done == 30 and tree_hashes(tmp_path / "run") == before
+
+
+def test_a_missing_or_truncated_picture_is_drawn_again_in_the_batch_it_was_in(host, plan, tmp_path):
+    _, _, folder = run(host, plan, tmp_path / "run")
+    before = tree_hashes(folder.root)
+    cells = plan.cells()
+    folder.image_path(cells[7]).unlink()
+    path = folder.image_path(cells[20])
+    path.write_bytes(path.read_bytes()[:-20])
+    host.calls.clear()
+    result, _, _ = run(host, plan, folder.root)
+    assert result.drawn == 2
+    batches = list(plan.batches(4))
+    redrawn = [batch for batch in batches if cells[7] in batch or cells[20] in batch]
+    assert [requests for _, requests in host.calls] == [[cell.request for cell in batch] for batch in redrawn]
+    assert tree_hashes(folder.root) == before
+
+
+def test_an_interrupt_keeps_what_is_done_and_goes_on_from_there(host, plan, tmp_path):
+    run(host, plan, tmp_path / "whole")
+    host.calls.clear()
+    host.interrupt_after = 3
+    with pytest.raises(Interrupted):
+        run(host, plan, tmp_path / "run")
+    assert len(list((tmp_path / "run/images").glob("*.png"))) == host.drawn == 10
+    host.interrupt_after = None
+    result, _, _ = run(host, plan, tmp_path / "run")
+    assert (result.drawn, result.kept) == (20, 10)
+    assert tree_hashes(tmp_path / "run/images") == tree_hashes(tmp_path / "whole/images")
+
+
+def test_a_lora_that_changes_nothing_is_reported_with_the_layers_the_host_confirms(host, tmp_path):
+    loras = [make_lora(tmp_path / "works.safetensors"), make_lora(tmp_path / "null.safetensors", 0.0)]
+    plan = make_plan(host, loras, run="r", kind="object", suite="tiny", weights="0.5, 1", seeds=1, prompts=2)
+    host.layers = 7
+    for _ in range(2):  # the answer does not depend on drawing now or then
+        assert run(host, plan, tmp_path / "run")[0].without_effect == {"null": 7}
+
+
+def test_a_lora_that_patches_no_layer_stops_before_anything_is_drawn(host, plan, tmp_path):
+    host.layers = 0
+    with pytest.raises(HostError, match="matches no layer"):
+        run(host, plan, tmp_path / "run")
+    assert host.calls == []
+
+
+def test_a_broken_lora_stops_before_anything_is_drawn(host, plan, tmp_path):
+    path = tmp_path / "mine-step2.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(LoraFileError, match="changed since"):
+        run(host, plan, tmp_path / "run")
+    path.unlink()
+    with pytest.raises(LoraFileError, match="is gone"):
+        run(host, plan, tmp_path / "run")
+    assert host.calls == []
+
+
+def test_another_model_loaded_in_mid_run_stops_with_the_mend(host, plan, tmp_path):
+    original = host.generate
+
+    def generate(requests, sampling, lora=None):
+        if len(host.calls) == 2:
+            host.sha256 = "b" * 64
+        return original(requests, sampling, lora)
+
+    host.generate = generate
+    with pytest.raises(HostError, match="load that again"):
+        run(host, plan, tmp_path / "run")
+    assert len(host.calls) == 3
+
+
+def test_pictures_of_another_size_are_refused(host, plan, tmp_path):
+    host.wrong_size = True
+    with pytest.raises(HostError, match="32x64 instead of 64x64"):
+        run(host, plan, tmp_path / "run")
+    assert not list((tmp_path / "run/images").glob("*.png"))
