@@ -162,6 +162,7 @@ class WebuiHost(Host):
         )
 
     def model(self) -> ModelInfo:
+        self._check_same_model()
         model = self._loaded()
         if model is None:
             with self._turn("loading the checkpoint"):
@@ -316,6 +317,16 @@ class WebuiHost(Host):
             was, new = (Path(names[0]).name for names in (self._run_model, now))
             what = f"checkpoint switched from {was} to {new}" if was != new else "VAE switched"
             raise HostError(f"{what} while the run was drawing; switch back and press Run to resume")
+
+    def preview(self, requests: Sequence[ImageRequest], sampling: Sampling) -> list[Drawn]:
+        """Draw with the model on loan as it is now; random generators stay as they are."""
+        import torch
+
+        from lora_eval.host.restore import kept_random
+
+        self._check_sampler(sampling.sampler)
+        with kept_random(), torch.no_grad(), self._pinned():
+            return self._in_equal_chunks(requests, sampling, None) if requests else []
 
     def _in_equal_chunks(
         self, requests: Sequence[ImageRequest], sampling: Sampling, use: LoraUse | None
