@@ -1,0 +1,320 @@
+"""REST routes under ``/lora-eval/v1/``, with the verbs of the command line.
+
+They work with pydantic 1.10 (A1111) and 2 (Forge). Every error is ``{"detail": one line}``: 401 without credentials,
+403 for paths outside the allowed folders, 404 for unknown jobs and runs, 422 for anything else a caller can mend.
+"""
+
+from __future__ import annotations
+
+import secrets
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
+
+import lora_eval
+from lora_eval.actions import HostGetter, ScoreOrder, check_folder, submit_score, submit_train
+from lora_eval.errors import LoraEvalError, RunError
+from lora_eval.files import read_json
+from lora_eval.jobs import RUNNING, JobQueue, JobState
+from lora_eval.paths import Confinement, ForbiddenPath
+from lora_eval.training.config import TrainConfig, make_config
+from lora_eval.training.templates import load_template
+
+PREFIX = "/lora-eval/v1"
+RUN_FILES = {
+    "scorecard.json": "application/json",
+    "summary.csv": "text/csv",
+    "cells.csv": "text/csv",
+    "history.csv": "text/csv",
+    "report.html": "text/html",
+}
+_MARKS = ("plan.json", "run.json", "scorecard.json")
+_PATH_SETTINGS = ("train_data_dir", "metadata_path", "output_dir", "init_lora")
+_VERSION_1 = pydantic.VERSION.startswith("1.")
+
+# pydantic's strict types: version 1 would turn 2.5 into 2 for an int without a word
+_STRICT: dict[Any, Any] = {int: StrictInt, float: StrictInt | StrictFloat, str: StrictStr, bool: StrictBool}
+
+
+class Body(pydantic.BaseModel):
+    """A request's body; unknown names are an error."""
+
+    if _VERSION_1:
+
+        class Config:
+            extra = "forbid"
+
+    else:
+        model_config = {"extra": "forbid"}
+
+    def given(self) -> dict[str, Any]:
+        """The values that the caller sent."""
+        return dict(self.dict(exclude_unset=True) if _VERSION_1 else self.model_dump(exclude_unset=True))
+
+
+def _strict(hint: Any) -> Any:
+    """A setting's type as strict pydantic has it, None allowed."""
+    parts = [part for part in typing.get_args(hint) if part is not type(None)] or [hint]
+    if typing.get_origin(hint) is list:
+        return list[_STRICT[parts[0]]] | None
+    return _STRICT[parts[0]] | None if parts[0] in _STRICT else Any
+
+
+_SETTINGS: dict[str, Any] = {name: (_strict(hint), None) for name, hint in typing.get_type_hints(TrainConfig).items()}
+
+TrainBody: Any = pydantic.create_model(  # type: ignore[call-overload]
+    "TrainBody", __base__=Body, template=(StrictStr | None, None), resume=(StrictBool, False), **_SETTINGS
+)
+TrainBody.__doc__ = "The keys of a training config; ``template`` names a shipped one to start from."
+
+
+class ScoreBody(Body):
+    """What the ``score`` command takes. ``run`` is the run's name: the same again resumes."""
+
+    lora: StrictStr | list[StrictStr]
+    run: StrictStr | None = None
+    data: StrictStr | None = None
+    weights: StrictStr | None = None
+    seeds: StrictInt | None = None
+    prompts: StrictInt | None = None
+    suite: StrictStr | None = None
+    preset: StrictStr = "standard"
+    kind: StrictStr | None = None
+    trigger: StrictStr | None = None
+    class_word: StrictStr | None = None
+    encoder: StrictStr = "auto"
+    sampler: StrictStr | None = None
+    scheduler: StrictStr | None = None
+    steps: StrictInt | None = None
+    cfg_scale: StrictInt | StrictFloat | None = None
+    width: StrictInt | None = None
+    height: StrictInt | None = None
+    clip_skip: StrictInt | None = None
+    batch_size: StrictInt | None = None
+
+
+class CheckBody(Body):
+    """What the ``check`` command takes."""
+
+    data: StrictStr
+    metadata: StrictStr | None = None
+    trigger: StrictStr | None = None
+    resolution: StrictInt | None = None
+
+
+class OneLineRoute(APIRoute):
+    """Errors as ``{"detail": one line}``, without touching the handlers of the host's own routes."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except RequestValidationError as error:
+                return _problem(422, _validation_line(error))
+            except ForbiddenPath as error:
+                return _problem(403, str(error))
+            except LoraEvalError as error:
+                return _problem(422, " ".join(str(error).split()))
+            except HTTPException as error:
+                return _problem(error.status_code, str(error.detail), error.headers)
+
+        return handle
+
+
+def _problem(status: int, line: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"detail": line}, status, dict(headers or {}))
+
+
+def _validation_line(error: RequestValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    more = len(error.errors()) - 1
+    return f"{where}: {first['msg']}" + (f" (and {more} more)" if more else "")
+
+
+def create_routes(
+    app: FastAPI,
+    host: HostGetter,
+    jobs: JobQueue,
+    auth: Mapping[str, str] | None = None,
+    allowed: Callable[[], Iterable[Path]] | None = None,
+) -> None:
+    """Add the routes to ``app``.
+
+    Args:
+        host: called when a host is needed, not before.
+        auth: user -> password for HTTP Basic; None lets everyone in.
+        allowed: folders that requests may name, the host's output folder is always among them.
+    """
+
+    def folders() -> list[Path]:
+        return [*(allowed() if allowed is not None else []), host().output_folder]
+
+    confined = Confinement(folders)
+    guards = [Depends(_basic_auth(auth))] if auth else []
+    router = APIRouter(prefix=PREFIX, route_class=OneLineRoute, dependencies=guards, tags=["LoRA Eval"])
+    _job_routes(router, jobs)
+    _run_routes(router, lambda: host().output_folder, confined)
+
+    @router.get("/health")
+    def health() -> dict[str, Any]:
+        states = jobs.list()
+        return {
+            "status": "ok",
+            "version": lora_eval.__version__,
+            "host": asdict(host().info()),
+            "running": next((state.id for state in states if state.status == RUNNING), None),
+            "queued": sum(state.position > 0 or state.status == "queued" for state in states),
+        }
+
+    @router.post("/train", status_code=202)
+    def train(body: TrainBody) -> dict[str, Any]:  # type: ignore[valid-type]
+        values = body.given()  # type: ignore[attr-defined]
+        template, resume = values.pop("template", None), bool(values.pop("resume", False))
+        for name in _PATH_SETTINGS:
+            if values.get(name):
+                values[name] = str(confined.path(values[name]))
+        config = load_template(template, values) if template else make_config(values)
+        return {"id": submit_train(jobs, host, config, resume)}
+
+    @router.post("/score", status_code=202)
+    def score(body: ScoreBody) -> dict[str, Any]:
+        return {"id": submit_score(jobs, host, _order(body, host().output_folder, confined))}
+
+    @router.post("/check")
+    def check(body: CheckBody) -> dict[str, Any]:
+        table = confined.path(body.metadata) if body.metadata else None
+        return check_folder(confined.path(body.data), table, body.trigger, body.resolution)
+
+    app.include_router(router)
+
+
+def _order(body: ScoreBody, output: Path, confined: Confinement) -> ScoreOrder:
+    names = [body.lora] if isinstance(body.lora, str) else list(body.lora)
+    suite = body.suite
+    if suite and Path(suite).suffix:
+        suite = str(confined.path(suite))
+    encoder = body.encoder
+    if Path(encoder).expanduser().exists():
+        encoder = str(confined.path(encoder))
+    sampling = {
+        name: value
+        for name in ("sampler", "scheduler", "steps", "cfg_scale", "width", "height", "clip_skip")
+        if (value := getattr(body, name)) is not None
+    }
+    return ScoreOrder(
+        [confined.path(name) for name in names],
+        confined.path(body.data) if body.data else None,
+        confined.child(output, body.run) if body.run else None,
+        body.weights,
+        body.seeds,
+        body.prompts,
+        suite,
+        body.preset,
+        body.kind,
+        body.trigger,
+        body.class_word,
+        encoder,
+        sampling,
+        body.batch_size,
+    )
+
+
+def _job_routes(router: APIRouter, jobs: JobQueue) -> None:
+    def known(id: str) -> JobState:
+        state = jobs.get(id)
+        if state is None:
+            raise HTTPException(404, f"there is no job {id}; it may be too old")
+        return state
+
+    @router.get("/jobs")
+    def list_jobs() -> list[dict[str, Any]]:
+        return [asdict(state) for state in jobs.list()]
+
+    @router.get("/jobs/{id}")
+    def one_job(id: str) -> dict[str, Any]:
+        return asdict(known(id))
+
+    @router.post("/jobs/{id}/interrupt")
+    def interrupt(id: str) -> dict[str, Any]:
+        known(id)
+        jobs.interrupt(id)
+        return asdict(known(id))
+
+
+def _run_routes(router: APIRouter, output: Callable[[], Path], confined: Confinement) -> None:
+    def run_folder(id: str) -> Path:
+        folder = confined.child(output(), id)
+        if not folder.is_dir():
+            raise HTTPException(404, f"there is no run {id}")
+        return folder
+
+    @router.get("/runs")
+    def runs() -> list[dict[str, Any]]:
+        root = output()
+        folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+        found = [_summary(path) for path in folders if any((path / mark).is_file() for mark in _MARKS)]
+        return sorted(found, key=lambda run: run["changed"], reverse=True)
+
+    @router.get("/runs/{id}/images/{name}")
+    def image(id: str, name: str) -> FileResponse:
+        return _file(confined.child(run_folder(id) / "images", name), "image/png")
+
+    @router.get("/runs/{id}/{name}")
+    def run_file(id: str, name: str) -> FileResponse:
+        if name not in RUN_FILES:
+            raise HTTPException(404, f"a run has no {name}; it has {', '.join(RUN_FILES)} and images/")
+        return _file(run_folder(id) / name, RUN_FILES[name])
+
+
+def _file(path: Path, kind: str) -> FileResponse:
+    if not path.is_file():
+        raise HTTPException(404, f"{path.name} is not there (yet)")
+    return FileResponse(path, media_type=kind)
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    """A run in one entry of the list: what is there, and the verdict where it was scored."""
+    files = [name for name in RUN_FILES if (folder / name).is_file()]
+    verdict = recommended = None
+    if "scorecard.json" in files:
+        try:
+            card = read_json(folder / "scorecard.json")
+            verdict, recommended = card.get("verdict"), card.get("recommended")
+        except (RunError, AttributeError):
+            verdict = "scorecard.json cannot be read"
+    return {
+        "id": folder.name,
+        "kind": "score" if (folder / "plan.json").is_file() else "train",
+        "files": files,
+        "verdict": verdict,
+        "recommended": recommended,
+        "changed": folder.stat().st_mtime,
+    }
+
+
+def _basic_auth(users: Mapping[str, str]) -> Callable[..., None]:
+    pairs = [(user.encode(), password.encode()) for user, password in users.items()]
+
+    def check(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:  # noqa: B008
+        user, password = credentials.username.encode(), credentials.password.encode()
+        right = False
+        # every pair is compared whole, so that the time tells nothing
+        for known_user, known_password in pairs:
+            right |= secrets.compare_digest(user, known_user) & secrets.compare_digest(password, known_password)
+        if not right:
+            raise HTTPException(401, "wrong user or password", {"WWW-Authenticate": "Basic"})
+
+    return check
