@@ -1,0 +1,132 @@
+"""What is written about a run: the LoRA's metadata and ``run.json``."""
+
+from __future__ import annotations
+
+import platform
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+import lora_eval
+from lora_eval.dataset.captions import tag_frequency
+from lora_eval.files import write_json
+from lora_eval.host.protocol import BorrowedModel, Host, ModelInfo
+from lora_eval.lora.metadata import TrainingFacts, build_metadata
+from lora_eval.training.config import TrainConfig, to_dict
+from lora_eval.training.prepare import Material
+from lora_eval.training.run import RunPaths
+
+if TYPE_CHECKING:
+    from lora_eval.training.loop import TrainResult
+
+
+def checkpoint_metadata(
+    output_name: str,
+    config: TrainConfig,
+    paths: RunPaths,
+    host: Host,
+    info: ModelInfo,
+    borrowed: BorrowedModel,
+    material: Material,
+    step: int,
+    epoch: int,
+    total: int,
+    started: float,
+) -> dict[str, str]:
+    """Metadata of one checkpoint. Folder names only, no paths: LoRAs are shared with strangers."""
+    items = [picture.item for picture in material.training]
+    folders: dict[str, dict[str, int]] = {}
+    buckets: dict[str, int] = {}
+    for picture in material.training:
+        entry = folders.setdefault(picture.item.path.parent.name, {"n_repeats": picture.item.repeats, "img_count": 0})
+        entry["img_count"] += 1
+        size = f"{picture.bucket[0]}x{picture.bucket[1]}"
+        buckets[size] = buckets.get(size, 0) + picture.item.repeats
+    optimizer = "torch.optim.AdamW" if config.optimizer == "adamw" else config.optimizer
+    facts = TrainingFacts(
+        output_name=output_name,
+        family=borrowed.family,
+        prediction=borrowed.prediction,
+        rank=config.lora_rank,
+        alpha=config.alpha,
+        conv_rank=config.conv_rank,
+        conv_alpha=None if config.conv_rank is None else config.alpha * config.conv_rank / config.lora_rank,
+        dropout=config.dropout or None,
+        rank_stabilised=config.rank_stabilised or None,
+        preset=config.preset,
+        blocks=",".join(config.blocks),
+        base_model=info.path.name if info.path is not None else info.name,
+        base_model_sha256=info.sha256,
+        dataset_dirs=folders,
+        tag_frequency=tag_frequency(items),
+        buckets=dict(sorted(buckets.items())),
+        resolution=material.resolution,
+        num_train_images=sum(item.repeats for item in items),
+        num_validation_images=len(material.held_out),
+        batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        gradient_checkpointing=config.gradient_checkpointing,
+        cache_latents=True,
+        num_epochs=config.epochs,
+        epoch=epoch,
+        steps=step,
+        max_train_steps=total,
+        learning_rate=config.learning_rate,
+        optimizer=optimizer,
+        lr_scheduler=config.lr_scheduler,
+        lr_warmup_steps=config.warmup(total),
+        max_grad_norm=config.max_grad_norm,
+        min_snr_gamma=config.min_snr_gamma,
+        caption_dropout=config.caption_dropout,
+        mixed_precision=config.mixed_precision,
+        seed=config.seed,
+        session_id=int(started * 1000) % 2**32,
+        started_at=started,
+        finished_at=time.time(),
+        trigger=config.trigger,
+        class_word=config.class_word,
+        kind=config.kind,
+        references=material.dataset.root.resolve().name,
+        history=paths.history.name,
+    )
+    return {**build_metadata(facts), "lora_eval_run": paths.folder.name, "lora_eval_host": host.info().name}
+
+
+def write_record(
+    paths: RunPaths,
+    config: TrainConfig,
+    host: Host,
+    info: ModelInfo,
+    material: Material,
+    result: TrainResult,
+    started: float,
+) -> None:
+    """Write ``run.json``: settings, versions, model, counts and how the run ended. Raises RunError."""
+    who = host.info()
+    write_json(
+        paths.record,
+        {
+            "name": paths.name,
+            "stopped": result.stopped,
+            "message": result.message,
+            "steps": result.steps,
+            "total": result.total,
+            "lora": result.lora.name,
+            "checkpoints": [{"step": step, "file": path.name} for step, path in result.checkpoints],
+            "best_validation": None if result.best is None else {"step": result.best[0], "loss": result.best[1]},
+            "pictures": {"training": len(material.training), "held_out": len(material.held_out)},
+            "resolution": list(material.resolution),
+            "model": {"name": info.name, "sha256": info.sha256, "family": info.family, "prediction": info.prediction},
+            "host": {"name": who.name, "version": who.version, "device": who.device, "packages": who.packages},
+            "versions": {
+                "lora_eval": lora_eval.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+            },
+            "started_at": started,
+            "seconds": time.time() - started,
+            "notes": result.notes,
+            "config": to_dict(config),
+        },
+    )

@@ -1,0 +1,58 @@
+"""Test pictures during training, by the host's own sampler with the live LoRA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL.PngImagePlugin import PngInfo
+
+from lora_eval.dataset.captions import tidy
+from lora_eval.errors import LoraEvalError
+from lora_eval.files import atomic_path
+from lora_eval.host.protocol import BorrowedModel, ImageRequest, Sampling
+from lora_eval.log import logger
+from lora_eval.training.config import TrainConfig
+
+
+def sample_prompts(config: TrainConfig) -> list[str]:
+    """The prompts with ``{trigger}`` and ``{class_word}`` filled in."""
+    return [
+        tidy(prompt.replace("{trigger}", config.trigger).replace("{class_word}", config.class_word))
+        for prompt in config.sample_prompts
+    ]
+
+
+def draw_samples(
+    borrowed: BorrowedModel, config: TrainConfig, size: tuple[int, int], folder: Path, name: str, step: int
+) -> list[Path]:
+    """Draw every prompt and write ``<name>-<step>-<number>.png`` with its infotext.
+
+    Each prompt keeps its own seed over the whole run, so pictures of two steps differ by the LoRA alone. A sampler that
+    fails does not end the training: the failure is logged and no picture is written. Raises RunError when a picture
+    cannot be written, Interrupted when the user stopped it.
+    """
+    prompts = sample_prompts(config)
+    if not prompts:
+        return []
+    sampling = Sampling(
+        sampler=config.sampler,
+        steps=config.sampler_steps,
+        cfg_scale=config.sample_cfg,
+        width=size[0],
+        height=size[1],
+    )
+    requests = [ImageRequest(p, config.sample_seed + i, config.sample_negative) for i, p in enumerate(prompts)]
+    try:
+        drawn = borrowed.draw(requests, sampling)
+    except LoraEvalError as error:
+        logger.warning("no test pictures at step %d: %s", step, error)
+        return []
+    paths = []
+    for number, one in enumerate(drawn):
+        about = PngInfo()
+        about.add_text("parameters", one.infotext)
+        path = folder / f"{name}-{step:06d}-{number:02d}.png"
+        with atomic_path(path) as temporary:
+            one.image.save(temporary, format="PNG", pnginfo=about)
+        paths.append(path)
+    return paths

@@ -1,0 +1,213 @@
+"""One update: batches in, gradients, clipping, optimiser."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lora_eval.dataset.captions import vary
+from lora_eval.dataset.encode import EncodedPicture, TextEncodings
+from lora_eval.errors import ConfigError, HostError
+from lora_eval.host.protocol import BorrowedModel, Conditioning
+from lora_eval.lora.layers import LoraNetwork
+from lora_eval.training.config import TrainConfig
+from lora_eval.training.loss import (
+    add_noise,
+    draw_noise,
+    min_snr_weights,
+    squared_error,
+    stratified_timesteps,
+    training_target,
+)
+from lora_eval.training.optim import Ema, set_learning_rate
+from lora_eval.training.order import Batch, Order
+from lora_eval.training.randomness import derive, python_random, torch_random
+from lora_eval.training.schedule import lr_factor
+from lora_eval.training.validation import TimestepReference
+
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an update gave. ``applied`` False: gradients overflowed in fp16 and the step was left out."""
+
+    epoch: int
+    lr: float
+    loss: float
+    loss_debiased: float
+    grad_norm: float
+    applied: bool = True
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def precision(config: TrainConfig, borrowed: BorrowedModel) -> Callable[[], AbstractContextManager[Any]]:
+    """The autocast to put round the UNet: the config's, or nothing where the host's own is wanted.
+
+    Raises:
+        ConfigError: float32 is asked for and the host holds the model in half precision.
+    """
+    if config.mixed_precision == "auto":
+        return nullcontext
+    kind = borrowed.device.type
+    if config.mixed_precision == "no":
+        if borrowed.compute_dtype != torch.float32:
+            raise ConfigError(
+                f"mixed_precision is no, but the host computes in {str(borrowed.compute_dtype).removeprefix('torch.')}; "
+                "set it to auto, or start the host in full precision (--no-half)"
+            )
+        return nullcontext
+    dtype = _HALF[config.mixed_precision]
+    return lambda: torch.autocast(kind, dtype=dtype)
+
+
+def make_scaler(config: TrainConfig, borrowed: BorrowedModel) -> Any:
+    """A gradient scaler when gradients are computed in fp16, else one that does nothing."""
+    half = config.mixed_precision == "fp16" or (
+        config.mixed_precision == "auto" and borrowed.compute_dtype == torch.float16
+    )
+    kind = borrowed.device.type
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(kind, enabled=half and kind in ("cuda", "cpu"))
+    return torch.cuda.amp.GradScaler(enabled=half and kind == "cuda")
+
+
+class Stepper:
+    """Makes updates. Keeps no state of its own: step n gives the same whatever was called before.
+
+    Attributes:
+        clean: names that the caller may use in messages: parameters, optimiser, EMA.
+    """
+
+    def __init__(
+        self,
+        borrowed: BorrowedModel,
+        network: LoraNetwork,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        pictures: Sequence[EncodedPicture],
+        texts: TextEncodings,
+        order: Order,
+        total: int,
+        reference: TimestepReference,
+        scaler: Any,
+        ema: Ema | None = None,
+    ) -> None:
+        self.borrowed, self.network, self.optimizer, self.config = borrowed, network, optimizer, config
+        self.pictures, self.texts, self.order, self.total = pictures, texts, order, total
+        self.reference, self.scaler, self.ema = reference, scaler, ema
+        self.parameters = network.parameters()
+        self.autocast = precision(config, borrowed)
+
+    def learning_rate(self, step: int) -> float:
+        """Rate of update ``step`` (1-based)."""
+        config = self.config
+        warmup = config.warmup(self.total)
+        return config.learning_rate * lr_factor(step - 1, self.total, warmup, config.lr_scheduler, config.lr_cycles)
+
+    def update(self, step: int) -> StepResult:
+        """Do update ``step`` (1-based). A result that is not finite has changed no parameter."""
+        config = self.config
+        accumulation = config.gradient_accumulation
+        batches = [self.order.batch((step - 1) * accumulation + k) for k in range(accumulation)]
+        shown = sum(len(batch.indices) for batch in batches)
+        timesteps = stratified_timesteps(shown, torch_random(config.seed, "timesteps", step))
+        rate = self.learning_rate(step)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, debiased = [], []
+        start = 0
+        with self._dropout(step):
+            for part, batch in enumerate(batches):
+                own = timesteps[start : start + len(batch.indices)]
+                start += len(batch.indices)
+                errors, weights = self._errors(step, part, batch, own)
+                # a sum over the shown pictures: a smaller last batch counts by its pictures
+                loss = (errors * weights).sum() / shown
+                self.scaler.scale(loss).backward()
+                losses.append(loss.detach())
+                debiased.append((errors.detach() / self.reference(own).to(errors.device)).sum() / shown)
+        return self._apply(rate, batches[0].epoch + 1, torch.stack(losses).sum(), torch.stack(debiased).sum())
+
+    def _errors(
+        self, step: int, part: int, batch: Batch, timesteps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        borrowed, config = self.borrowed, self.config
+        device = borrowed.device
+        latents, cond = self._batch(step, part, batch)
+        noise = draw_noise(tuple(latents.shape), torch_random(config.seed, "noise", step, part), config.noise_offset)
+        latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
+        noisy = add_noise(latents, noise, timesteps, borrowed.alphas_cumprod)
+        with self.autocast():
+            predicted = borrowed.denoise(noisy, timesteps, cond.to(device))
+        if not predicted.requires_grad:
+            raise HostError(
+                "the model's prediction does not depend on the LoRA (no gradient); the host drew it without its hooks"
+            )
+        target = training_target(borrowed.prediction, latents, noise, timesteps, borrowed.alphas_cumprod)
+        errors = squared_error(predicted, target)
+        if config.min_snr_gamma is None:
+            return errors, torch.ones_like(errors)
+        weights = min_snr_weights(timesteps, borrowed.alphas_cumprod, config.min_snr_gamma, borrowed.prediction)
+        return errors, weights.to(errors.device)
+
+    def _batch(self, step: int, part: int, batch: Batch) -> tuple[torch.Tensor, Conditioning]:
+        config = self.config
+        rng = python_random(config.seed, "pictures", step, part)
+        latents, texts = [], []
+        for index in batch.indices:
+            picture = self.pictures[index]
+            latents.append(picture.variants[rng.randrange(len(picture.variants))])
+            caption = vary(
+                picture.item.caption,
+                rng,
+                config.shuffle_caption,
+                config.keep_tokens,
+                config.caption_dropout,
+                config.tag_dropout,
+            )
+            texts.append(caption)
+        return torch.stack(latents), self.texts.batch(texts, self.pictures[batch.indices[0]].bucket)
+
+    @contextlib.contextmanager
+    def _dropout(self, step: int) -> Iterator[None]:
+        """Dropout draws from torch's global generator: seed it for the step and put it back afterwards."""
+        if not self.config.dropout:
+            yield
+            return
+        device = self.borrowed.device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive(self.config.seed, "dropout", step))
+            yield
+
+    def _apply(self, rate: float, epoch: int, loss: torch.Tensor, debiased: torch.Tensor) -> StepResult:
+        scaled = self.scaler.is_enabled()
+        if scaled:
+            self.scaler.unscale_(self.optimizer)
+        limit = self.config.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        # one transfer from the device a step, not three
+        loss_value, debiased_value, norm_value = torch.stack([loss, debiased, norm.to(loss)]).tolist()
+        result = StepResult(epoch, rate, loss_value, debiased_value, norm_value)
+        if not math.isfinite(loss_value):
+            return result
+        if scaled:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if not math.isfinite(norm_value):
+                return StepResult(epoch, rate, loss_value, debiased_value, norm_value, applied=False)
+        elif math.isfinite(norm_value):
+            self.optimizer.step()
+        if self.ema is not None and math.isfinite(norm_value):
+            self.ema.update()
+        return result
