@@ -66,7 +66,7 @@ def _strict(hint: Any) -> Any:
     """A setting's type as strict pydantic has it, None allowed."""
     parts = [part for part in typing.get_args(hint) if part is not type(None)] or [hint]
     if typing.get_origin(hint) is list:
-        return list[_STRICT[parts[0]]] | None
+        return list[_STRICT[parts[0]]] | None  # type: ignore[valid-type, misc]
     return _STRICT[parts[0]] | None if parts[0] in _STRICT else Any
 
 

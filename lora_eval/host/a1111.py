@@ -91,7 +91,7 @@ class A1111Host(WebuiHost):
     # -- LoRA -------------------------------------------------------------------------------------
 
     def _count_layers(self, path: Path) -> int:
-        model = self._loaded()
+        model = self._current()
         info = self._describe(model)
         file = load_lora(path)
         fits = check_fits(file, find_targets(model.model.diffusion_model, "all"), "ldm", info.family)
@@ -101,7 +101,7 @@ class A1111Host(WebuiHost):
     def _forget_loras(self) -> None:
         from modules.processing import StableDiffusionProcessing
 
-        unmerge(self._loaded())
+        unmerge(self._current())
         networks().networks_in_memory.clear()
         # encodings of prompts with a LoRA's text encoder part are kept by the tag alone
         StableDiffusionProcessing.cached_c = [None, None]
@@ -253,7 +253,7 @@ def unmerge(model: Any) -> None:
 def _apply(model: Any) -> None:
     wanted = bool(networks().loaded_networks)
     for layer in getattr(model, "network_layer_mapping", {}).values():
-        if wanted or getattr(layer, "network_current_names", ()):
+        if wanted or getattr(layer, "network_current_names", None):
             networks().network_apply_weights(layer)
 
 

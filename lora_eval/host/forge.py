@@ -89,15 +89,14 @@ class ForgeHost(WebuiHost):
         return (chosen["checkpoint_info"].filename, *(f"{k}={v}" for k, v in chosen.items() if k != "checkpoint_info"))
 
     def _chunks(self, text: str) -> int:
-        model = self._loaded()
-        assert model is not None
+        model = self._current()
         _, length = model.get_prompt_lengths_on_ui(text)
         return max(int(length), 75) // 75
 
     # -- LoRA -------------------------------------------------------------------------------------
 
     def _count_layers(self, path: Path) -> int:
-        model = self._loaded()
+        model = self._current()
         info = self._describe(model)
         file = load_lora(path)
         km = model.forge_objects_original.unet.model
@@ -115,8 +114,7 @@ class ForgeHost(WebuiHost):
     def _forget_loras(self) -> None:
         from modules.processing import StableDiffusionProcessing
 
-        model = self._loaded()
-        assert model is not None
+        model = self._current()
         networks().load_lora_state_dict.cache_clear()
         model.current_lora_hash = "forgotten by LoRA Eval"
         original = model.forge_objects_original
@@ -127,9 +125,9 @@ class ForgeHost(WebuiHost):
         StableDiffusionProcessing.cached_c, StableDiffusionProcessing.cached_uc = list(empty), list(empty)
 
     def _check_applied(self, path: Path, name: str, weight: float, layers: int) -> None:
-        model = self._loaded()
+        model = self._current()
         net = next((net for net in networks().loaded_networks if net.name == name), None)
-        if net is None or model is None:
+        if net is None:
             raise HostError(f"LoRA {name} was not loaded by the WebUI; its console says why")
         applied = model.forge_objects_after_applying_lora
         patched = 0

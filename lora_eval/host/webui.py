@@ -100,11 +100,10 @@ class WebuiHost(Host):
 
     name = "webui"
 
-    def __init__(self, output_folder: Path | None = None) -> None:
+    def __init__(self) -> None:
         self._lock = QueueLock()
         self._job: WebuiJob | None = None
         self._run_model: tuple[str, ...] | None = None
-        self._output_folder = output_folder
         self._staging: Staging | None = None
         self._known: dict[tuple[str, int, int, str], int] = {}
 
@@ -178,23 +177,13 @@ class WebuiHost(Host):
         return Path(shared.cmd_opts.lora_dir).absolute()
 
     @property
-    def data_folder(self) -> Path:
-        """The WebUI's ``--data-dir``: models, outputs, extensions."""
-        from modules import paths_internal
-
-        return Path(paths_internal.data_path).absolute()
-
-    @property
     def output_folder(self) -> Path:
-        if self._output_folder is not None:
-            return self._output_folder
-        from modules import paths_internal
+        from modules import paths_internal, shared
 
-        return Path(paths_internal.default_output_dir).absolute() / "lora-eval"
-
-    @output_folder.setter
-    def output_folder(self, folder: Path) -> None:
-        self._output_folder = Path(folder).absolute()
+        chosen = getattr(shared.opts, "lora_eval_output_dir", "") or getattr(
+            shared.cmd_opts, "lora_eval_output_dir", ""
+        )
+        return Path(chosen or Path(paths_internal.default_output_dir) / "lora-eval").expanduser().absolute()
 
     def samplers(self) -> list[str]:
         from modules import sd_samplers
@@ -210,6 +199,13 @@ class WebuiHost(Host):
         if self._staging is None:
             self._staging = Staging(self.lora_folder)
         return self._staging
+
+    def _current(self) -> Any:
+        """The model in memory. Called with the queue held, after :meth:`_load`."""
+        model = self._loaded()
+        if model is None:
+            raise HostError("the checkpoint changed meanwhile; run it again")
+        return model
 
     # -- jobs and progress ------------------------------------------------------------------------
 
@@ -286,8 +282,7 @@ class WebuiHost(Host):
         self._check_sampler(sampling.sampler)
         with self._turn("LoRA Eval"):
             self._check_same_model()
-            self._load()
-            self._describe(self._loaded())
+            self._describe(self._load())
             if self._run_model is None and self._job is not None:
                 self._run_model = self._identity()
             use, layers = (None, 0) if lora is None else self._prepare(lora)

@@ -1,0 +1,138 @@
+"""Where the WebUI calls us: settings, tabs, routes.
+
+The WebUI executes ``scripts/lora_eval.py`` at start and again on Reload UI; this package stays loaded, so jobs go on.
+Heavy modules are imported when first used, to keep the WebUI's start quick.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_eval.errors import HostError
+from lora_eval.host.current import Settings, current_host, install
+from lora_eval.host.protocol import Host
+from lora_eval.host.staging import Staging
+from lora_eval.jobs import queue
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+SECTION = ("lora_eval", "LoRA Eval")
+TABS = "lora_eval.ui.tabs"
+extension_folder: Path | None = None
+
+
+def register(folder: str) -> None:
+    """Hook into the WebUI. ``folder`` is the extension's own."""
+    global extension_folder
+    from modules import script_callbacks
+
+    extension_folder = Path(folder)
+    install(make_host, read_settings)
+    script_callbacks.on_ui_settings(add_settings)
+    script_callbacks.on_ui_tabs(make_tabs)
+    script_callbacks.on_app_started(start)
+    script_callbacks.on_script_unloaded(forget_pages)
+
+
+def make_host() -> Host:
+    """The adapter for the WebUI around us. Raises HostError naming what is supported."""
+    forge = importlib.util.find_spec("modules_forge") is not None
+    if forge and importlib.util.find_spec("backend") is not None:
+        from lora_eval.host.forge import ForgeHost
+
+        return ForgeHost()
+    if forge:
+        raise HostError("reForge is not supported; LoRA Eval runs in AUTOMATIC1111 1.10 and in Forge")
+    if importlib.util.find_spec("modules.call_queue") is None:
+        raise HostError("this WebUI is not supported; LoRA Eval runs in AUTOMATIC1111 1.10 and in Forge")
+    from lora_eval.host.a1111 import A1111Host
+
+    return A1111Host()
+
+
+def add_settings() -> None:
+    """The section under Settings."""
+    import gradio as gr
+    from modules import shared
+
+    # paths cannot be set by REST: a caller could otherwise widen what it may read
+    options = {
+        "lora_eval_output_dir": shared.OptionInfo(
+            "", "Folder for runs", gr.Textbox, section=SECTION, restrict_api=True
+        ).info("empty: lora-eval in the WebUI's outputs"),
+        "lora_eval_allowed_dirs": shared.OptionInfo(
+            "", "Further folders that REST calls may name", gr.Textbox, {"lines": 3}, section=SECTION, restrict_api=True
+        ).info("one a line; the WebUI's own folders and the LoRA folder are always allowed"),
+        "lora_eval_batch_size": shared.OptionInfo(
+            4, "Pictures drawn at once in a sweep", gr.Slider, {"minimum": 1, "maximum": 32, "step": 1}, section=SECTION
+        ).info("fewer need less memory"),
+        "lora_eval_encoder": shared.OptionInfo(
+            "auto", "Image and text encoder of the scorecard", gr.Textbox, section=SECTION
+        ).info("auto, an open_clip model as NAME/PRETRAINED, or a folder with its weights"),
+    }
+    for key, info in options.items():
+        shared.opts.add_option(key, info)
+
+
+def read_settings() -> Settings:
+    """The section's values as they are now."""
+    from modules import shared
+
+    lines = str(getattr(shared.opts, "lora_eval_allowed_dirs", "")).splitlines()
+    flags = list(getattr(shared.cmd_opts, "lora_eval_allow_dir", None) or [])
+    return Settings(
+        int(getattr(shared.opts, "lora_eval_batch_size", 4)),
+        str(getattr(shared.opts, "lora_eval_encoder", "auto")).strip() or "auto",
+        [Path(text.strip()).expanduser().absolute() for text in [*lines, *flags] if text.strip()],
+    )
+
+
+def make_tabs() -> list[tuple[Any, str, str]]:
+    """Both tabs as (blocks, title, element id)."""
+    if importlib.util.find_spec(TABS) is None:
+        return []
+    tabs = importlib.import_module(TABS).tabs
+    return list(tabs())
+
+
+def start(demo: Any, app: FastAPI) -> None:
+    """Routes, if the WebUI has its API on, and away with what a killed run left in the LoRA folder."""
+    from modules import shared
+
+    Staging(Path(shared.cmd_opts.lora_dir)).clear_leftovers()
+    if shared.cmd_opts.api or shared.cmd_opts.nowebui:
+        from lora_eval.api import create_routes
+
+        create_routes(app, current_host, queue, dict(_users()), allowed_folders)
+
+
+def allowed_folders() -> list[Path]:
+    """Where REST calls may read and write; relative paths start at the first."""
+    from modules import paths_internal, shared
+
+    own = [Path(paths_internal.data_path), Path(shared.cmd_opts.lora_dir)]
+    return [*own, *read_settings().allowed]
+
+
+def _users() -> Iterator[tuple[str, str]]:
+    """Users of ``--api-auth`` and ``--gradio-auth``; none: the WebUI lets everyone in, and so do we."""
+    from modules import initialize_util, shared
+
+    for pair in (shared.cmd_opts.api_auth or "").split(","):
+        user, sign, password = pair.partition(":")
+        if sign:
+            yield user, password
+    for pair in initialize_util.get_gradio_auth_creds():
+        if len(pair) == 2:
+            yield pair[0], pair[1]
+
+
+def forget_pages() -> None:
+    """Before Reload UI: the tabs' modules hold components of the page that goes away. Jobs stay."""
+    for name in [name for name in sys.modules if name == "lora_eval.ui" or name.startswith("lora_eval.ui.")]:
+        del sys.modules[name]

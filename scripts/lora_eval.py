@@ -1,0 +1,7 @@
+"""The one file that the WebUI loads; everything else is in the package beside this folder."""
+
+from modules import scripts
+
+from lora_eval import callbacks
+
+callbacks.register(scripts.basedir())
