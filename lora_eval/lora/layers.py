@@ -343,9 +343,7 @@ class LoraNetwork:
     def _targets(self) -> list[Target]:
         return [layer.target for layer in self.layers.values()]
 
-    def _report(
-        self, tensors: Mapping[str, torch.Tensor], found: Mapping[str, Pair], kept: dict[str, float]
-    ) -> Loaded:
+    def _report(self, tensors: Mapping[str, torch.Tensor], found: Mapping[str, Pair], kept: dict[str, float]) -> Loaded:
         untouched = [layer.name for path, layer in self.layers.items() if path not in found]
         text = sum(is_text_encoder(key) and key.endswith(DOWN) for key in tensors)
         return Loaded(len(found), untouched, text, kept)

@@ -176,7 +176,9 @@ def test_other_models_are_named(key: str, name: str) -> None:
     assert other_model([f"{NAME}.alpha", f"unet.{PATH}.lora_A.weight"]) is None
 
 
-@pytest.mark.parametrize("key", ["something.else", "unet.encoder.block.0.lora_A.weight", "lora_unet_x.lora_left.weight"])
+@pytest.mark.parametrize(
+    "key", ["something.else", "unet.encoder.block.0.lora_A.weight", "lora_unet_x.lora_left.weight"]
+)
 def test_a_key_of_no_spelling_is_named(key: str) -> None:
     with pytest.raises(LoraFileError) as caught:
         to_kohya({key: DOWN}, where="my file")

@@ -61,11 +61,11 @@ def pipeline(unet: Any, family: str) -> Any:
 
 @pytest.mark.parametrize("preset", ["attention", "transformer", "full"])
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_diffusers_loads_our_file_to_the_same_output(
-    tmp_path: Path, randomise: Fill, family: str, preset: str
-) -> None:
+def test_diffusers_loads_our_file_to_the_same_output(tmp_path: Path, randomise: Fill, family: str, preset: str) -> None:
     unet = make_unet(family)
-    network = LoraNetwork(unet, find_targets(unet, preset), rank=4, alpha=2.0, conv_rank=2, conv_alpha=3.0, family=family)
+    network = LoraNetwork(
+        unet, find_targets(unet, preset), rank=4, alpha=2.0, conv_rank=2, conv_alpha=3.0, family=family
+    )
     randomise(network)
     base = run(unet, family)
     with network:

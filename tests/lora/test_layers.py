@@ -399,7 +399,9 @@ def test_loading_gives_the_same_bits(unet: nn.Module, inputs: Inputs, randomise:
     twin = LoraNetwork(unet, targets, rank=3, alpha=1.0, seed=9)
     report = twin.load(network.state_dict())
     assert (report.layers, report.untouched, report.text_encoder) == (len(targets), [], 0)
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), twin.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), twin.state_dict().values(), strict=True)
+    )
     with network:
         expected = unet(*inputs)
     with twin:
@@ -409,7 +411,10 @@ def test_loading_gives_the_same_bits(unet: nn.Module, inputs: Inputs, randomise:
 def test_layers_that_the_file_lacks_become_zero_and_are_reported(unet: nn.Module, randomise: Fill) -> None:
     part = randomise(LoraNetwork(unet, find_targets(unet, "attention", "mid")))
     whole = randomise(LoraNetwork(unet, find_targets(unet, "attention")))
-    tensors = part.state_dict() | {"lora_te_x.lora_down.weight": torch.ones(1, 1), "lora_te_x.lora_up.weight": torch.ones(1, 1)}
+    tensors = part.state_dict() | {
+        "lora_te_x.lora_down.weight": torch.ones(1, 1),
+        "lora_te_x.lora_up.weight": torch.ones(1, 1),
+    }
     report = whole.load(tensors)
     assert (report.layers, len(report.untouched), report.text_encoder) == (8, 40, 1)
     assert all(torch.count_nonzero(whole.layers[p].up) == 0 for p in whole.layers if not p.startswith("mid"))

@@ -40,7 +40,6 @@ def pair(name: str = NAME, inside: int = 8, outside: int = 8, rank: int = 2) -> 
     }
 
 
-
 # -- exactness --------------------------------------------------------------------------------------
 
 
@@ -61,7 +60,9 @@ dtypes = st.sampled_from([torch.float16, torch.bfloat16, torch.float32])
 
 @given(
     layers=st.lists(
-        st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4), st.booleans(), dtypes), min_size=1, max_size=4
+        st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4), st.booleans(), dtypes),
+        min_size=1,
+        max_size=4,
     ),
     seed=st.integers(0, 999),
 )
@@ -90,7 +91,9 @@ def test_a_kohya_file_round_trips_byte_by_byte(
     assert load_lora(folder / "b.safetensors").metadata["ss_x"] == "1"
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
 def test_dtype_is_of_the_matrices_and_alpha_stays_exact(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     tensors = pair() | {f"{NAME}.alpha": torch.tensor(8 * 3**0.5)}
     save_lora(tmp_path / "a.safetensors", tensors, {}, dtype=name)
@@ -144,8 +147,16 @@ def test_the_context_width_tells_the_family_whatever_the_metadata_claims(key: st
 
 
 def test_the_output_projection_is_not_the_context() -> None:
-    assert context_width({"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_out_0.lora_down.weight": (4, 768)}) is None
-    assert context_width({"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight": (768, 4)}) is None
+    assert (
+        context_width(
+            {"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_out_0.lora_down.weight": (4, 768)}
+        )
+        is None
+    )
+    assert (
+        context_width({"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight": (768, 4)})
+        is None
+    )
 
 
 def test_other_widths_go_by_metadata_then_by_naming() -> None:
@@ -165,7 +176,9 @@ def as_file(tensors: dict[str, torch.Tensor], family: str = "unknown") -> LoraFi
 
 def test_another_family_is_said_first(unet: nn.Module) -> None:
     key = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
-    with pytest.raises(LoraFileError, match=r"my\.safetensors: a LoRA for sdxl \(its context width is 2048\), the model is sd1"):
+    with pytest.raises(
+        LoraFileError, match=r"my\.safetensors: a LoRA for sdxl \(its context width is 2048\), the model is sd1"
+    ):
         check_fits(as_file(pair(key, 2048), "sdxl"), find_targets(unet, "all"), "diffusers", "sd1")
 
 
@@ -271,7 +284,11 @@ def test_missing_files_and_folders(tmp_path: Path, name: str) -> None:
 
 
 PLANTED: list[tuple[str, Callable[[dict[str, torch.Tensor]], None], list[str]]] = [
-    ("nan", lambda t: t[f"{NAME}.lora_up.weight"][0].fill_(float("nan")), [f"{NAME}.lora_up.weight has 2 NaN", "of 16"]),
+    (
+        "nan",
+        lambda t: t[f"{NAME}.lora_up.weight"][0].fill_(float("nan")),
+        [f"{NAME}.lora_up.weight has 2 NaN", "of 16"],
+    ),
     ("inf", lambda t: t[f"{NAME}.lora_down.weight"][0, 0].fill_(float("-inf")), [f"{NAME}.lora_down.weight has 1 NaN"]),
     ("nan alpha", lambda t: t[f"{NAME}.alpha"].fill_(float("nan")), [f"{NAME}.alpha has 1 NaN"]),
     ("no up", lambda t: t.__delitem__(f"{NAME}.lora_up.weight"), [f"{NAME}.lora_up.weight is missing"]),
@@ -286,7 +303,11 @@ PLANTED: list[tuple[str, Callable[[dict[str, torch.Tensor]], None], list[str]]] 
     ("two alphas", lambda t: t.update({f"{NAME}.alpha": torch.ones(2)}), [f"{NAME}.alpha has shape (2,)"]),
     ("whole numbers", lambda t: t.update({f"{NAME}.lora_up.weight": torch.ones(8, 2, dtype=torch.int8)}), ["int8"]),
     ("LoHa", lambda t: t.update({f"{NAME}.hada_w1_a": torch.ones(2, 2)}), ["LoHa is not supported"]),
-    ("odd key", lambda t: t.update({"lora_unet_x.lora_left.weight": torch.ones(2, 2)}), ["lora_unet_x.lora_left.weight"]),
+    (
+        "odd key",
+        lambda t: t.update({"lora_unet_x.lora_left.weight": torch.ones(2, 2)}),
+        ["lora_unet_x.lora_left.weight"],
+    ),
 ]
 
 
@@ -331,7 +352,11 @@ def test_a_header_tells_what_only_a_host_can_apply(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "dtype", "words"),
-    [(float("nan"), None, "NaN or infinite"), (float("inf"), "fp32", "NaN or infinite"), (1e6, "fp16", "too large for fp16")],
+    [
+        (float("nan"), None, "NaN or infinite"),
+        (float("inf"), "fp32", "NaN or infinite"),
+        (1e6, "fp16", "too large for fp16"),
+    ],
 )
 def test_numbers_that_are_none_are_never_written(tmp_path: Path, value: float, dtype: str | None, words: str) -> None:
     path = tmp_path / "x.safetensors"

@@ -19,12 +19,18 @@ KNOWN = [
     ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "input_blocks.1.1.transformer_blocks.0.attn1.to_q"),
     ("down_blocks.0.attentions.1.proj_in", "input_blocks.2.1.proj_in"),
     ("down_blocks.1.attentions.0.proj_out", "input_blocks.4.1.proj_out"),
-    ("down_blocks.2.attentions.1.transformer_blocks.0.ff.net.0.proj", "input_blocks.8.1.transformer_blocks.0.ff.net.0.proj"),
+    (
+        "down_blocks.2.attentions.1.transformer_blocks.0.ff.net.0.proj",
+        "input_blocks.8.1.transformer_blocks.0.ff.net.0.proj",
+    ),
     ("down_blocks.0.downsamplers.0.conv", "input_blocks.3.0.op"),
     ("down_blocks.2.downsamplers.0.conv", "input_blocks.9.0.op"),
     ("down_blocks.1.resnets.0.conv_shortcut", "input_blocks.4.0.skip_connection"),
     ("down_blocks.3.resnets.1.conv2", "input_blocks.11.0.out_layers.3"),
-    ("mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0", "middle_block.1.transformer_blocks.0.attn2.to_out.0"),
+    (
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0",
+        "middle_block.1.transformer_blocks.0.attn2.to_out.0",
+    ),
     ("mid_block.resnets.0.conv1", "middle_block.0.in_layers.2"),
     ("mid_block.resnets.1.time_emb_proj", "middle_block.2.emb_layers.1"),
     ("up_blocks.1.attentions.0.proj_in", "output_blocks.3.1.proj_in"),
@@ -85,12 +91,7 @@ def twin_weights(unet: nn.Module, ldm_unet: nn.Module) -> None:
     renamed = {}
     for key, value in ldm_unet.state_dict().items():
         path, _, last = key.rpartition(".")
-        for norm, ldm_norm in ((".norm1", ".in_layers.0"), (".norm2", ".out_layers.0"), ("", "")):
-            if path.endswith(ldm_norm):
-                stem = path[: len(path) - len(ldm_norm)] if ldm_norm else path
-                break
-        new = to_diffusers_path(f"{stem}.in_layers.2")[: -len(".conv1")] + norm if ldm_norm else to_diffusers_path(path)
-        renamed[f"{new}.{last}"] = value
+        renamed[f"{to_diffusers_path(path)}.{last}"] = value
     unet.load_state_dict(renamed, strict=True)
 
 

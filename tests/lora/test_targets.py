@@ -37,7 +37,12 @@ def test_full_adds_resnets_and_samplers_but_neither_end(unet: nn.Module) -> None
     added = paths(unet, "full") - paths(unet, "transformer")
     assert "down_blocks.0.downsamplers.0.conv" in added
     assert "up_blocks.0.upsamplers.0.conv" in added
-    assert {p.rsplit(".", 1)[1] for p in added if "resnets" in p} == {"conv1", "conv2", "conv_shortcut", "time_emb_proj"}
+    assert {p.rsplit(".", 1)[1] for p in added if "resnets" in p} == {
+        "conv1",
+        "conv2",
+        "conv_shortcut",
+        "time_emb_proj",
+    }
     assert not {"conv_in", "conv_out"} & added
     assert paths(unet, "all") - paths(unet, "full") == {
         "conv_in",
@@ -49,7 +54,9 @@ def test_full_adds_resnets_and_samplers_but_neither_end(unet: nn.Module) -> None
 
 @pytest.mark.parametrize("preset", ["attention", "transformer", "full", "all"])
 def test_both_spellings_have_the_same_targets_and_sizes(unet: nn.Module, ldm_unet: nn.Module, preset: str) -> None:
-    shapes = [sorted((t.in_size, t.out_size, t.kernel or ()) for t in find_targets(u, preset)) for u in (unet, ldm_unet)]
+    shapes = [
+        sorted((t.in_size, t.out_size, t.kernel or ()) for t in find_targets(u, preset)) for u in (unet, ldm_unet)
+    ]
     assert shapes[0] == shapes[1]
 
 
@@ -82,7 +89,14 @@ def test_packed_weights_are_measured_by_their_features() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [nn.LayerNorm(4), nn.Conv2d(4, 4, 3, groups=2), nn.ConvTranspose2d(4, 4, 3), nn.Conv1d(4, 4, 3), nn.Embedding(4, 4)]
+    "module",
+    [
+        nn.LayerNorm(4),
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.ConvTranspose2d(4, 4, 3),
+        nn.Conv1d(4, 4, 3),
+        nn.Embedding(4, 4),
+    ],
 )
 def test_other_layers_are_no_targets(module: nn.Module) -> None:
     assert as_target("x", module) is None
