@@ -188,7 +188,9 @@ class FakeHost(Host):
     def native_size(self) -> tuple[int, int]:
         return 64, 64
 
-    def generate(self, requests: Sequence[ImageRequest], sampling: Sampling, lora: LoraUse | None = None) -> list[Drawn]:
+    def generate(
+        self, requests: Sequence[ImageRequest], sampling: Sampling, lora: LoraUse | None = None
+    ) -> list[Drawn]:
         raise NotImplementedError("training never draws through the host")
 
     def check_lora(self, path: Path) -> int:
@@ -244,10 +246,10 @@ def drawing(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
 
 
 _WORDS = {
-    "who": "fox owl boat lamp tree kite drum bell".split(),
-    "doing": "standing turning floating resting waiting falling".split(),
-    "where": "meadow harbour street cellar desert snow".split(),
-    "light": "dawn noon dusk midnight fog sunshine".split(),
+    "who": ["fox", "owl", "boat", "lamp", "tree", "kite", "drum", "bell"],
+    "doing": ["standing", "turning", "floating", "resting", "waiting", "falling"],
+    "where": ["meadow", "harbour", "street", "cellar", "desert", "snow"],
+    "light": ["dawn", "noon", "dusk", "midnight", "fog", "sunshine"],
 }
 
 

@@ -123,7 +123,9 @@ def estimate_tokens(caption: str) -> int:
 
 def write_sidecar(picture: Path, caption: str) -> Path:
     """Write the caption beside its picture, into the sidecar that is there or a new ``.txt``. Raises RunError."""
-    path = next((p for s in (".txt", ".caption") if (p := picture.with_suffix(s)).is_file()), picture.with_suffix(".txt"))
+    path = next(
+        (p for s in (".txt", ".caption") if (p := picture.with_suffix(s)).is_file()), picture.with_suffix(".txt")
+    )
     write_text(path, caption.strip() + "\n")
     return path
 

@@ -23,7 +23,35 @@ ADVISED = (50, 200)
 FUSED = ((0.85, "warning", "fused with"), (0.60, "warning", "closely tied to"), (0.35, "info", "often beside"))
 MAX_CROP = 0.25
 _STOP_WORDS = frozenset(
-    "a an the and or of in on at to with by for from as is are was it its this that there his her their one".split()
+    (
+        "a",
+        "an",
+        "the",
+        "and",
+        "or",
+        "of",
+        "in",
+        "on",
+        "at",
+        "to",
+        "with",
+        "by",
+        "for",
+        "from",
+        "as",
+        "is",
+        "are",
+        "was",
+        "it",
+        "its",
+        "this",
+        "that",
+        "there",
+        "his",
+        "her",
+        "their",
+        "one",
+    )
 )
 
 
@@ -197,13 +225,13 @@ def leakage(dataset: Dataset, training: list[Look], held_out: list[Look]) -> lis
         if i < count <= j:
             first, second = dataset.name(training[i].path), dataset.name(held_out[j - count].path)
             mend = "remove one of the two, or the validation loss tells nothing about unseen pictures"
-            found.append(Finding("error", "leak", second, f"held out, but looks like the training picture {first}", mend))
+            found.append(
+                Finding("error", "leak", second, f"held out, but looks like the training picture {first}", mend)
+            )
     return found
 
 
-def _captions(
-    dataset: Dataset, trigger: str | None, count_tokens: Callable[[str], int] | None
-) -> list[Finding]:
+def _captions(dataset: Dataset, trigger: str | None, count_tokens: Callable[[str], int] | None) -> list[Finding]:
     found = []
     count = count_tokens or captions.estimate_tokens
     about = "" if count_tokens else "about "

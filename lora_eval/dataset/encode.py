@@ -255,7 +255,8 @@ def _encode_picture(
             latent = cache.get(key, make)["latent"]
             if not torch.isfinite(latent).all():
                 raise RunError(
-                    f"the VAE turned {item.path} into NaN; use a VAE in full precision (--no-half-vae) or remove the picture"
+                    f"the VAE turned {item.path} into NaN; use a VAE in full precision (--no-half-vae) "
+                    "or remove the picture"
                 )
             variants.append(latent)
     return EncodedPicture(item, sha, image.size, placement, torch.cat(variants), len(crops))

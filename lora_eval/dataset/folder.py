@@ -269,7 +269,9 @@ def _header(table: Path, cells: list[str]) -> dict[str, int]:
         return {"file": 0, "caption": 1, "repeats": -1, "width": 2, "first row is data": 1}
     wanted = "file name" if file is None else "caption"
     columns = FILE_COLUMNS if file is None else CAPTION_COLUMNS
-    raise DatasetError(f"{table} has no {wanted} column in its first line ({', '.join(cells)[:80]}); name it {columns[0]}")
+    raise DatasetError(
+        f"{table} has no {wanted} column in its first line ({', '.join(cells)[:80]}); name it {columns[0]}"
+    )
 
 
 def _jsonl_rows(table: Path) -> Iterator[tuple[int, str, str, int | None]]:

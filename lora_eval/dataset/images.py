@@ -33,7 +33,9 @@ def open_picture(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
             if width * height > max_pixels:
                 raise _too_large(path, f"{width} x {height}", max_pixels)
             if min(width, height) < MIN_SIDE:
-                raise DatasetError(f"{path} is {width} x {height} pixels; use pictures of at least {MIN_SIDE} pixels a side")
+                raise DatasetError(
+                    f"{path} is {width} x {height} pixels; use pictures of at least {MIN_SIDE} pixels a side"
+                )
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image) or image)
     except Image.DecompressionBombError as error:

@@ -48,7 +48,8 @@ def split(
         return list(range(count)), []
     if count < 2 or wanted >= count:
         raise ConfigError(
-            f"validation_fraction {share:g} of {count} picture(s) leaves nothing to train on; add pictures or set it to 0"
+            f"validation_fraction {share:g} of {count} picture(s) leaves nothing to train on; "
+            "add pictures or set it to 0"
         )
     names = keys if keys is not None else [item.path.name for item in items]
     members: dict[int, list[int]] = {}

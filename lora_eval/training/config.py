@@ -24,13 +24,20 @@ DTYPES = ("fp16", "bf16", "fp32")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 
-def _key(default: Any, low: float = -math.inf, high: float = math.inf, choices: tuple[str, ...] = (), open_low: bool = False,
-         open_high: bool = False) -> Any:
-    """A setting with its default and allowed range; ``open_*`` leave that end itself out."""
-    rules = {"low": low, "high": high, "choices": choices, "open_low": open_low, "open_high": open_high}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=rules)
-    return field(default=default, metadata=rules)
+def _rules(
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple[str, ...] = (),
+    open_low: bool = False,
+    open_high: bool = False,
+) -> dict[str, Any]:
+    """Allowed range of a setting; ``open_*`` leave that end itself out."""
+    return {"low": low, "high": high, "choices": choices, "open_low": open_low, "open_high": open_high}
+
+
+def _key(default: Any, low: float = -math.inf, high: float = math.inf, **rules: Any) -> Any:
+    """A setting with its default and allowed range."""
+    return field(default=default, metadata=_rules(low, high, **rules))
 
 
 @dataclass
@@ -79,7 +86,7 @@ class TrainConfig:
     lora_alpha: float | None = _key(None, 0, 4096, open_low=True)
     preset: str = _key("attention", choices=PRESETS)
     conv_rank: int | None = _key(None, 1, 1024)
-    blocks: list[str] = _key([], choices=("in", "mid", "out"))
+    blocks: list[str] = field(default_factory=list, metadata=_rules(choices=("in", "mid", "out")))
     rank_stabilised: bool = False
     dropout: float = _key(0.0, 0, 1, open_high=True)
     init_lora: str | None = None
@@ -95,7 +102,7 @@ class TrainConfig:
     learning_rate: float = _key(2e-4, 0, 10, open_low=True)
     optimizer: str = _key("adamw", choices=OPTIMIZERS)
     weight_decay: float = _key(0.01, 0, 10)
-    betas: list[float] = _key([0.9, 0.999], 0, 1, open_high=True)
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999], metadata=_rules(0, 1, open_high=True))
     lr_scheduler: str = _key("constant", choices=SCHEDULERS)
     lr_cycles: int = _key(1, 1, 1000)
     warmup_steps: float = _key(0, 0, 10_000_000)
@@ -120,7 +127,7 @@ class TrainConfig:
 
     save_steps: int = _key(100, 0, 10_000_000)
     save_dtype: str = _key("fp16", choices=DTYPES)
-    sample_prompts: list[str] = _key([])
+    sample_prompts: list[str] = field(default_factory=list)
     sample_steps: int = _key(100, 1, 10_000_000)
     sample_seed: int = _key(0, 0, 2**32 - 1)
     sample_negative: str = ""
@@ -137,7 +144,9 @@ class TrainConfig:
         if len(self.betas) != 2:
             raise ConfigError(f"betas is {self.betas!r}; write two numbers, for example [0.9, 0.999]")
         if self.conv_rank is not None and self.preset != "full":
-            raise ConfigError(f"conv_rank is {self.conv_rank} but preset is {self.preset}; set preset: full or remove it")
+            raise ConfigError(
+                f"conv_rank is {self.conv_rank} but preset is {self.preset}; set preset: full or remove it"
+            )
         if self.name is not None and (bad := _bad_name(self.name)):
             raise ConfigError(f"name is {self.name!r}: {bad}; use letters, digits, blank, - and _")
 
@@ -242,7 +251,11 @@ def _scalar(name: str, kind: type, rules: Mapping[str, Any], value: Any) -> Any:
     if kind is int and value != int(value):
         raise wrong
     low, high = rules.get("low", -math.inf), rules.get("high", math.inf)
-    if not low <= value <= high or (rules.get("open_low") and value == low) or (rules.get("open_high") and value == high):
+    if (
+        not low <= value <= high
+        or (rules.get("open_low") and value == low)
+        or (rules.get("open_high") and value == high)
+    ):
         raise wrong
     return kind(value)
 

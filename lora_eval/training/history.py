@@ -58,7 +58,7 @@ class History:
             raise write_error(self.path, error) from error
 
     def append(self, **values: float | int | None) -> dict[str, float | int | None]:
-        """Write one row; missing columns stay empty. Returns the row with ``loss_smooth`` filled in. Raises RunError."""
+        """Write one row; missing columns stay empty. Returns it with ``loss_smooth`` filled in. Raises RunError."""
         unknown = set(values) - set(COLUMNS)
         if unknown:
             raise ValueError(f"no such column: {', '.join(sorted(unknown))}")

@@ -210,10 +210,7 @@ class _Run:
     def _first_files(self) -> None:
         save_config(self.config, self.paths.config)
         training, held_out = (
-            [
-                {"path": str(p.item.path.resolve()), "caption": p.item.caption, "sha256": p.sha256}
-                for p in pictures
-            ]
+            [{"path": str(p.item.path.resolve()), "caption": p.item.caption, "sha256": p.sha256} for p in pictures]
             for pictures in (self.material.training, self.material.held_out)
         )
         write_references(self.paths, training, held_out)
@@ -324,7 +321,9 @@ class _Run:
             raise _Diverged(f"the {what} is {result.loss if what == 'loss' else result.grad_norm} at step {step}")
         self.progress.high = self.progress.high + 1 if result.loss_debiased > FAR_ABOVE else 0
         if self.progress.high >= FAR_STEPS:
-            raise _Diverged(f"the loss is over {FAR_ABOVE:g} times that of the base model since step {step - FAR_STEPS + 1}")
+            raise _Diverged(
+                f"the loss is over {FAR_ABOVE:g} times that before training since step {step - FAR_STEPS + 1}"
+            )
 
     def _patience(self, step: int, loss: float) -> None:
         best = self.progress.best
@@ -420,7 +419,9 @@ class _Run:
         if not kept:
             raise RunError(f"training diverged: {reason}; nothing was saved before, {mend}")
         step, path = kept[-1]
-        return self._result(path, "diverged", f"training diverged: {reason}; the checkpoint of step {step} is kept; {mend}")
+        return self._result(
+            path, "diverged", f"training diverged: {reason}; the checkpoint of step {step} is kept; {mend}"
+        )
 
     def _finish(self, stopped: str, message: str) -> TrainResult:
         try:

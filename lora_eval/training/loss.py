@@ -66,9 +66,7 @@ def squared_error(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(dim=1)
 
 
-def draw_noise(
-    shape: tuple[int, ...], generator: torch.Generator, noise_offset: float = 0.0
-) -> torch.Tensor:
+def draw_noise(shape: tuple[int, ...], generator: torch.Generator, noise_offset: float = 0.0) -> torch.Tensor:
     """Normal noise on the CPU; with ``noise_offset`` a constant for each sample and channel is added.
 
     Offset noise (N. Guttenberg, "Diffusion with offset noise", crosslabs.org 2023): ``e + k randn(B, C, 1, 1)``.

@@ -44,7 +44,9 @@ def make_optimizer(config: TrainConfig, parameters: Sequence[torch.nn.Parameter]
         if isinstance(made, torch.optim.Optimizer):
             return made
     packages = " or ".join(dict.fromkeys(module.split(".")[0] for module, _ in _PACKAGES[config.optimizer]))
-    raise ConfigError(f"optimizer {config.optimizer} needs {packages}, which is not installed; use adamw, it needs nothing")
+    raise ConfigError(
+        f"optimizer {config.optimizer} needs {packages}, which is not installed; use adamw, it needs nothing"
+    )
 
 
 def pack_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], str]:
@@ -65,7 +67,9 @@ def pack_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor
     try:
         return tensors, json.dumps({"plain": plain, "groups": state["param_groups"]})
     except TypeError as error:
-        raise RunError(f"the state of {type(optimizer).__name__} cannot be saved ({error}); use adamw to resume") from None
+        raise RunError(
+            f"the state of {type(optimizer).__name__} cannot be saved ({error}); use adamw to resume"
+        ) from None
 
 
 def unpack_state(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], text: str) -> None:

@@ -25,9 +25,7 @@ class Order:
     batches.
     """
 
-    def __init__(
-        self, buckets: Sequence[tuple[int, int]], repeats: Sequence[int], batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, buckets: Sequence[tuple[int, int]], repeats: Sequence[int], batch_size: int, seed: int) -> None:
         self._seed, self._batch_size = seed, batch_size
         self._by_bucket: dict[tuple[int, int], list[int]] = {}
         for index, (bucket, times) in enumerate(zip(buckets, repeats, strict=True)):

@@ -73,7 +73,8 @@ def read_items(config: TrainConfig) -> tuple[Dataset, list[Item], list[str]]:
             notes.append(f"{empty} picture(s) without a caption get the trigger {config.trigger!r} alone")
         elif empty == len(items):
             raise DatasetError(
-                f"no picture in {dataset.root} has a caption; write metadata.csv, a .txt beside each picture, or set trigger"
+                f"no picture in {dataset.root} has a caption; write metadata.csv, a .txt beside each picture, "
+                "or set trigger"
             )
         else:
             notes.append(f"{empty} picture(s) have no caption and are trained with an empty prompt")
@@ -161,7 +162,8 @@ def _start_from(network: LoraNetwork, path: Path, borrowed: BorrowedModel, confi
     outside = sorted(set(hit) - set(network.layers))
     if outside:
         raise ConfigError(
-            f"init_lora {path} trains {len(outside)} layer(s) that preset {config.preset} does not (first: {outside[0]}); "
+            f"init_lora {path} trains {len(outside)} layer(s) that preset {config.preset} does not "
+            f"(first: {outside[0]}); "
             "choose the preset it was trained with"
         )
     ranks = {layer.target.path: layer.rank for layer in network.layers.values()}
@@ -170,4 +172,6 @@ def _start_from(network: LoraNetwork, path: Path, borrowed: BorrowedModel, confi
         return f"started from {path} (rank {lora.rank})"
     loaded = network.load_resized(lora.unet_tensors, str(path))
     kept = min(loaded.kept_energy.values(), default=1.0)
-    return f"started from {path}, rank {lora.rank} brought to {config.lora_rank}: at least {kept:.1%} of each layer kept"
+    return (
+        f"started from {path}, rank {lora.rank} brought to {config.lora_rank}: at least {kept:.1%} of each layer kept"
+    )

@@ -20,9 +20,33 @@ from lora_eval.training.optim import Ema, pack_state, unpack_state
 FORMAT = 1
 # what may change between the parts of a run without changing what a step computes
 MAY_CHANGE = frozenset(
-    "train_data_dir metadata_path base_model output_dir name epochs max_steps save_steps save_dtype early_stop "
-    "validation_steps sample_prompts sample_steps sample_seed sample_negative sampler sampler_steps sample_cfg "
-    "cache_latents_to_disk publish gradient_checkpointing kind trigger class_word init_lora".split()
+    {
+        "train_data_dir",
+        "metadata_path",
+        "base_model",
+        "output_dir",
+        "name",
+        "epochs",
+        "max_steps",
+        "save_steps",
+        "save_dtype",
+        "early_stop",
+        "validation_steps",
+        "sample_prompts",
+        "sample_steps",
+        "sample_seed",
+        "sample_negative",
+        "sampler",
+        "sampler_steps",
+        "sample_cfg",
+        "cache_latents_to_disk",
+        "publish",
+        "gradient_checkpointing",
+        "kind",
+        "trigger",
+        "class_word",
+        "init_lora",
+    }
 )
 
 
@@ -117,7 +141,9 @@ def load_state(path: Path) -> State:
     except RunError:
         raise
     except Exception as error:  # safetensors, JSON and key errors alike mean a file that is not ours
-        raise RunError(f"{path} cannot be read ({error}); start a new run from the last checkpoint (init_lora)") from error
+        raise RunError(
+            f"{path} cannot be read ({error}); start a new run from the last checkpoint (init_lora)"
+        ) from error
 
 
 def check_same(state: State, config: TrainConfig, dataset: str, model: str) -> None:
@@ -134,7 +160,9 @@ def check_same(state: State, config: TrainConfig, dataset: str, model: str) -> N
                 f"{key} is {value!r}, but the run to resume was started with {before[key]!r}; set it back or start a new run"
             )
     if state.progress.model != model:
-        raise RunError(f"the run was started on {state.progress.model}, loaded is {model}; load that checkpoint to resume")
+        raise RunError(
+            f"the run was started on {state.progress.model}, loaded is {model}; load that checkpoint to resume"
+        )
     if state.progress.dataset != dataset:
         raise RunError(
             "pictures or captions have changed since the run was started; put them back, or start a new run with "

@@ -138,9 +138,7 @@ class Stepper:
                 debiased.append((errors.detach() / self.reference(own).to(errors.device)).sum() / shown)
         return self._apply(rate, batches[0].epoch + 1, torch.stack(losses).sum(), torch.stack(debiased).sum())
 
-    def _errors(
-        self, step: int, part: int, batch: Batch, timesteps: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _errors(self, step: int, part: int, batch: Batch, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         borrowed, config = self.borrowed, self.config
         device = borrowed.device
         latents, cond = self._batch(step, part, batch)
