@@ -22,7 +22,7 @@ from lora_eval.training.history import History
 from lora_eval.training.optim import Ema, make_optimizer
 from lora_eval.training.order import Order
 from lora_eval.training.prepare import Material, check_model, make_network, prepare, read_items
-from lora_eval.training.records import checkpoint_metadata, write_record
+from lora_eval.training.records import RunFacts, checkpoint_metadata, write_record
 from lora_eval.training.resume import Progress, State, check_same, load_state, restore, save_state
 from lora_eval.training.run import RunPaths, check_space, last_run, new_run, write_references
 from lora_eval.training.samples import draw_samples
@@ -246,8 +246,8 @@ class _Run:
                 table = TimestepReference.measure(timesteps, losses).table.tolist()
             except ValueError:
                 raise RunError(
-                    "the loss is NaN before the first step: the model or its VAE overflows in half precision; start the "
-                    "host with --no-half or --no-half-vae"
+                    "the loss is NaN before the first step: the model or its VAE overflows in half precision; "
+                    "start the host with --no-half or --no-half-vae"
                 ) from None
             self.progress.start = {"reference": table, "held": held.losses.tolist() if held else None}
             self._row(0, None, held, fixed)
@@ -369,12 +369,14 @@ class _Run:
     def _save(self, path: Path, step: int) -> None:
         assert self.network is not None
         epoch = self.order.batch(max(step * self.config.gradient_accumulation - 1, 0)).epoch + 1
-        metadata = checkpoint_metadata(
-            path.stem, self.config, self.paths, self.host, self.info, self.borrowed, self.material, step, epoch, self.total,
-            self.started,
-        )  # fmt: skip
+        metadata = checkpoint_metadata(self._facts(), path.stem, step, epoch)
         with _Averaged(self.ema):
             save_lora(path, self.network.state_dict(), metadata, self.config.save_dtype)
+
+    def _facts(self) -> RunFacts:
+        return RunFacts(
+            self.config, self.paths, self.host, self.info, self.borrowed, self.material, self.total, self.started
+        )
 
     def _save_state(self) -> None:
         assert self.network is not None
@@ -400,7 +402,7 @@ class _Run:
             self.progress.best,
             self.notes,
         )
-        write_record(self.paths, self.config, self.host, self.info, self.material, result, self.started)
+        write_record(self._facts(), result)
         logger.info("%s: %s (%s)", self.paths.name, stopped, message)
         return result
 

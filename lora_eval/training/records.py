@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,20 +22,23 @@ if TYPE_CHECKING:
     from lora_eval.training.loop import TrainResult
 
 
-def checkpoint_metadata(
-    output_name: str,
-    config: TrainConfig,
-    paths: RunPaths,
-    host: Host,
-    info: ModelInfo,
-    borrowed: BorrowedModel,
-    material: Material,
-    step: int,
-    epoch: int,
-    total: int,
-    started: float,
-) -> dict[str, str]:
+@dataclass(frozen=True)
+class RunFacts:
+    """What stays the same over a run and is worth writing down. ``started`` is in seconds since 1970."""
+
+    config: TrainConfig
+    paths: RunPaths
+    host: Host
+    info: ModelInfo
+    borrowed: BorrowedModel
+    material: Material
+    total: int
+    started: float
+
+
+def checkpoint_metadata(run: RunFacts, output_name: str, step: int, epoch: int) -> dict[str, str]:
     """Metadata of one checkpoint. Folder names only, no paths: LoRAs are shared with strangers."""
+    config, material, info, borrowed = run.config, run.material, run.info, run.borrowed
     items = [picture.item for picture in material.training]
     folders: dict[str, dict[str, int]] = {}
     buckets: dict[str, int] = {}
@@ -71,43 +75,35 @@ def checkpoint_metadata(
         num_epochs=config.epochs,
         epoch=epoch,
         steps=step,
-        max_train_steps=total,
+        max_train_steps=run.total,
         learning_rate=config.learning_rate,
         optimizer=optimizer,
         lr_scheduler=config.lr_scheduler,
-        lr_warmup_steps=config.warmup(total),
+        lr_warmup_steps=config.warmup(run.total),
         max_grad_norm=config.max_grad_norm,
         min_snr_gamma=config.min_snr_gamma,
         caption_dropout=config.caption_dropout,
         mixed_precision=config.mixed_precision,
         seed=config.seed,
-        session_id=int(started * 1000) % 2**32,
-        started_at=started,
+        session_id=int(run.started * 1000) % 2**32,
+        started_at=run.started,
         finished_at=time.time(),
         trigger=config.trigger,
         class_word=config.class_word,
         kind=config.kind,
         references=material.dataset.root.resolve().name,
-        history=paths.history.name,
+        history=run.paths.history.name,
     )
-    return {**build_metadata(facts), "lora_eval_run": paths.folder.name, "lora_eval_host": host.info().name}
+    return {**build_metadata(facts), "lora_eval_run": run.paths.folder.name, "lora_eval_host": run.host.info().name}
 
 
-def write_record(
-    paths: RunPaths,
-    config: TrainConfig,
-    host: Host,
-    info: ModelInfo,
-    material: Material,
-    result: TrainResult,
-    started: float,
-) -> None:
+def write_record(run: RunFacts, result: TrainResult) -> None:
     """Write ``run.json``: settings, versions, model, counts and how the run ended. Raises RunError."""
-    who = host.info()
+    who, info, material = run.host.info(), run.info, run.material
     write_json(
-        paths.record,
+        run.paths.record,
         {
-            "name": paths.name,
+            "name": run.paths.name,
             "stopped": result.stopped,
             "message": result.message,
             "steps": result.steps,
@@ -124,9 +120,9 @@ def write_record(
                 "python": platform.python_version(),
                 "torch": torch.__version__,
             },
-            "started_at": started,
-            "seconds": time.time() - started,
+            "started_at": run.started,
+            "seconds": time.time() - run.started,
             "notes": result.notes,
-            "config": to_dict(config),
+            "config": to_dict(run.config),
         },
     )

@@ -157,7 +157,8 @@ def check_same(state: State, config: TrainConfig, dataset: str, model: str) -> N
     for key, value in now.items():
         if key not in MAY_CHANGE and before[key] != value:
             raise ConfigError(
-                f"{key} is {value!r}, but the run to resume was started with {before[key]!r}; set it back or start a new run"
+                f"{key} is {value!r}, but the run to resume was started with {before[key]!r}; "
+                "set it back or start a new run"
             )
     if state.progress.model != model:
         raise RunError(

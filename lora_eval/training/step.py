@@ -62,7 +62,7 @@ def precision(config: TrainConfig, borrowed: BorrowedModel) -> Callable[[], Abst
     if config.mixed_precision == "no":
         if borrowed.compute_dtype != torch.float32:
             raise ConfigError(
-                f"mixed_precision is no, but the host computes in {str(borrowed.compute_dtype).removeprefix('torch.')}; "
+                f"mixed_precision is no, but the host computes in {borrowed.compute_dtype}; "
                 "set it to auto, or start the host in full precision (--no-half)"
             )
         return nullcontext
