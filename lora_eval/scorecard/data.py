@@ -76,6 +76,8 @@ class Pictures:
         thumbs: (R, S, S) float32 in [0, 1], grey, for structural comparison.
         styles: (R, K) float32 style statistics, columns as in :attr:`RunData.style_names`.
         held_out: whether training never saw them.
+        pixels: (R, P) float32 distortion statistics, columns as in :attr:`RunData.pixel_names`; where
+            the references themselves lie is no distortion. None when not computed.
     """
 
     names: list[str]
@@ -83,6 +85,7 @@ class Pictures:
     thumbs: np.ndarray
     styles: np.ndarray
     held_out: bool = False
+    pixels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -184,17 +187,26 @@ class Advice:
 
 @dataclass
 class Measurement:
-    """What measuring gives: metric columns to append to ``cells.csv`` and rows of ``summary.csv``."""
+    """What measuring gives: metric columns to append to ``cells.csv`` and rows of ``summary.csv``.
+
+    ``resamples`` and ``seed`` are those of the bootstrap, so that deciding can pair the same draws.
+    """
 
     cell_metrics: pd.DataFrame
     summary: list[Measure]
     evidence: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    resamples: int = 1000
+    seed: int = 0
 
 
 @dataclass
 class Scorecard:
-    """The decision. ``verdict`` is one sentence; ``checkpoint``/``weight`` None when none is usable."""
+    """The decision. ``verdict`` is one sentence; ``checkpoint``/``weight`` None when none is usable.
+
+    ``leaderboard``: every checkpoint at its best weight, best first: ``checkpoint, step, weight,
+    measure, value, ci_low, ci_high, p, gates, tied, recommended``.
+    """
 
     verdict: str
     checkpoint: str | None
@@ -204,3 +216,4 @@ class Scorecard:
     advice: list[Advice]
     gates: list[str]
     provenance: dict[str, Any] = field(default_factory=dict)
+    leaderboard: list[dict[str, Any]] = field(default_factory=list)

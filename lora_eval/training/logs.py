@@ -21,7 +21,17 @@ from lora_eval.errors import RunError
 
 EVENT_MARK = "tfevents"
 # most telling first: kohya's own running average hides the steps that the diagnosis wants to see
-TRAIN_TAGS = ("loss/current", "loss/step", "loss/train", "train/loss", "train_loss", "loss", "loss/average", "loss/epoch", "loss/epoch_average")
+TRAIN_TAGS = (
+    "loss/current",
+    "loss/step",
+    "loss/train",
+    "train/loss",
+    "train_loss",
+    "loss",
+    "loss/average",
+    "loss/epoch",
+    "loss/epoch_average",
+)
 VALIDATION_TAGS = (
     "loss/validation/epoch_average", "loss/validation/step_average", "loss/validation/epoch_current",
     "loss/validation/step_current", "loss/validation", "loss/val", "val/loss", "val_loss", "validation_loss", "validation/loss",
@@ -34,8 +44,11 @@ class LossHistory:
     """A loss by step and, where there is one, a validation loss with steps of its own.
 
     Attributes:
-        step, loss: (n,) training loss; a loss that was written as NaN stays NaN.
+        step, loss: (n,) training loss; a loss that was written as NaN stays NaN. Where the table has
+            ``loss_debiased`` (each timestep's loss over the base model's there), that is taken: most of
+            the timestep noise is gone from it.
         val_step, val_loss: (m,) validation loss, empty where none was kept.
+        val_error: (m,) standard error of ``val_loss``, empty where unknown.
         lr: (n,) learning rate, NaN where unknown.
         source: what was read, for the report, for example ``TensorBoard loss/current``.
         averaged: the loss is a running average already, so its noise says nothing.
@@ -45,6 +58,7 @@ class LossHistory:
     loss: np.ndarray
     val_step: np.ndarray = field(default_factory=lambda: np.zeros(0))
     val_loss: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    val_error: np.ndarray = field(default_factory=lambda: np.zeros(0))
     lr: np.ndarray = field(default_factory=lambda: np.zeros(0))
     source: str = ""
     averaged: bool = False
@@ -63,7 +77,9 @@ def read_history(path: Path | str) -> LossHistory:
     """
     path = Path(path)
     if not path.exists():
-        raise RunError(f"{path} is missing; name a history.csv, a TensorBoard event file or its folder, or a training log")
+        raise RunError(
+            f"{path} is missing; name a history.csv, a TensorBoard event file or its folder, or a training log"
+        )
     if path.is_dir():
         return _from_folder(path)
     if EVENT_MARK in path.name:
@@ -110,26 +126,42 @@ def _from_csv(path: Path, text: str) -> LossHistory:
         raise RunError(f"{path} needs the columns step and loss; found {', '.join(names) or 'no row'}")
     validation = next((names[n] for n in ("val_loss", "validation_loss", "loss/val") if n in names), None)
     rate = next((names[n] for n in ("lr", "learning_rate", "lr/unet") if n in names), None)
+    debiased, deviation = names.get("loss_debiased"), names.get("val_se")
     train: list[tuple[float, float, float]] = []
     val: list[tuple[float, float]] = []
+    plain: list[tuple[float, float, float]] = []
+    errors: dict[float, float] = {}
     for number, row in enumerate(rows, start=2):
         try:
             step, loss = _number(row[names["step"]]), _number(row[names["loss"]])
             val_loss = _number(row[validation]) if validation else None
             lr = _number(row[rate]) if rate else None
-        except ValueError as error:
-            raise RunError(f"{path}, line {number}: {error}; every cell must be a number or empty") from None
+            better = _number(row[debiased]) if debiased else None
+            error = _number(row[deviation]) if deviation else None
+        except ValueError as problem:
+            raise RunError(f"{path}, line {number}: {problem}; every cell must be a number or empty") from None
         if step is None:
             raise RunError(f"{path}, line {number}: no step; every line needs one")
         if loss is not None:
-            train.append((step, loss, math.nan if lr is None else lr))
+            plain.append((step, loss, math.nan if lr is None else lr))
+            if better is not None:
+                # a loss that is NaN must not hide behind an older clean column
+                train.append((step, better if math.isfinite(loss) else loss, plain[-1][2]))
         if val_loss is not None:
             val.append((step, val_loss))
-    return _history(path, train, val, "history.csv" if path.name == "history.csv" else path.name)
+            errors[step] = math.nan if error is None else error
+    usable = len(train) == len(plain)
+    history = _history(path, train if usable else plain, val, path.name + (" (loss_debiased)" if usable and debiased else ""))
+    history.val_error = np.array([errors[step] for step in history.val_step], dtype=float)
+    return history
 
 
 def _history(
-    path: Path, train: list[tuple[float, float, float]], val: list[tuple[float, float]], source: str, averaged: bool = False
+    path: Path,
+    train: list[tuple[float, float, float]],
+    val: list[tuple[float, float]],
+    source: str,
+    averaged: bool = False,
 ) -> LossHistory:
     if not train and not val:
         raise RunError(f"{path} holds no loss; name the log of a training that has begun")
@@ -142,9 +174,9 @@ def _history(
         np.array([last[s][0] for s in steps], dtype=float),
         np.array(val_steps, dtype=float),
         np.array([last_val[s] for s in val_steps], dtype=float),
-        np.array([last[s][1] for s in steps], dtype=float),
-        source,
-        averaged,
+        lr=np.array([last[s][1] for s in steps], dtype=float),
+        source=source,
+        averaged=averaged,
     )
 
 
@@ -167,7 +199,8 @@ def _from_events(paths: list[Path]) -> LossHistory:
         for tag, step, value in read_scalars(path):
             scalars.setdefault(tag, []).append((float(step), value))
     train_tag = next((tag for tag in TRAIN_TAGS if tag in scalars), None) or next(
-        (t for t in sorted(scalars) if "loss" in t.lower() and "val" not in t.lower() and "diverg" not in t.lower()), None
+        (t for t in sorted(scalars) if "loss" in t.lower() and "val" not in t.lower() and "diverg" not in t.lower()),
+        None,
     )
     val_tag = next((tag for tag in VALIDATION_TAGS if tag in scalars), None)
     if train_tag is None and val_tag is None:

@@ -1,0 +1,254 @@
+"""Which checkpoint, which weight, and how sure that is.
+
+The rule, in full:
+
+1. **Gates.** Out are: every weight of a checkpoint without effect (its largest weight changes pictures by
+   less than a tenth of the distance between two seeds, or by less than a third without moving them
+   surely towards the references); a weight at which the share of copies is surely above 5 % and above
+   weight 0's; a weight at which seeds collapse (less than a quarter of the variety left); a weight at
+   or above the onset of distortion; a weight whose interval of alignment kept ends below .75.
+2. **Rank.** What is left is ranked by the lower end of the 95 % interval of the likeness gained over weight 0
+   (CLIP-I on plain prompts, paired by prompt and seed). Without references it is the movement of the
+   picture, and the verdict says so.
+3. **Ties.** A candidate ties with the first when the paired bootstrap interval of their difference contains 0
+   and it reaches nine tenths of the first's gain. Of the tied, the earliest checkpoint is taken, and of
+   that the lowest weight.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lora_eval.scorecard.advice import advise
+from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measurement, RunData, Scorecard
+from lora_eval.scorecard.grid import Condition, Grid, build_grid
+from lora_eval.scorecard.measures.context import number
+from lora_eval.scorecard.statistics import Draws, holm, resample, sign_flip_test
+from lora_eval.scorecard.verdicts import Rows, describe, find, index_rows
+
+NO_EFFECT = 0.10
+HARDLY_ANY_EFFECT = 0.33
+COPY_RATE = 0.05
+COLLAPSED = 0.25
+ALIGNMENT_KEPT = 0.75
+TIE_GAIN = 0.9
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """What candidates are ranked by: draws (C,), the pictures' values (C, P, M), and its name."""
+
+    draws: Draws
+    cube: np.ndarray
+    name: str
+
+
+def decide(data: RunData, measurement: Measurement) -> Scorecard:
+    """Decide on a measured run.
+
+    Args:
+        data: the run that was measured.
+        measurement: what :func:`lora_eval.scorecard.measure.measure` gave for it.
+
+    Returns:
+        Scorecard: the verdict, the six dimensions at the recommended checkpoint and weight (at the
+        least bad one when none is usable), advice, and which gates shut.
+    """
+    roles = {name: prompt.role for name, prompt in data.prompts.items()}
+    if "role" in data.cells.columns:
+        for name, role in zip(data.cells["prompt_id"], data.cells["role"], strict=True):
+            roles.setdefault(str(name), str(role) if isinstance(role, str) and role else "plain")
+    grid = build_grid(data.cells, roles)
+    rows = index_rows(measurement)
+    objective = _objective(grid, measurement)
+    shut = _gates(grid, rows, objective)
+    candidates = [i for i, c in enumerate(grid.conditions) if c.weight > 0 and np.isfinite(objective.draws.estimate[i])]
+    usable = [i for i in candidates if not shut[i]]
+    low = _lower(objective.draws)
+    first = max(usable, key=lambda i: (low[i], -i)) if usable else None
+    tied = _ties(objective, first, usable) if first is not None else []
+    # conditions are sorted by step, then weight: the first tied one is the earliest and lowest
+    chosen = min([first, *tied], key=lambda i: _order(grid, i)) if first is not None else None
+    shown = chosen if chosen is not None else _least_bad(grid, candidates, low)
+    dimensions = {name: describe(name, measurement, rows, grid.conditions[shown]) for name in DIMENSIONS}
+    gates = list(dict.fromkeys(gate for found in shut for gate in found)) if chosen is None else _gate_notes(grid, shut)
+    names = {gate for i in candidates for gate in shut[i]} if chosen is None else set()
+    where = grid.conditions[chosen] if chosen is not None else None
+    return Scorecard(
+        verdict=_sentence(grid, chosen, shown, tied, first, shut, dimensions, objective, rows),
+        checkpoint=where.checkpoint if where else None,
+        weight=where.weight if where else None,
+        tie=[_entry(grid, objective, i) for i in sorted({*tied, *([first] if first is not None else [])}) if i != chosen],
+        dimensions=dimensions,
+        advice=advise(dimensions, sorted(names), len(grid.checkpoints)),
+        gates=gates,
+        leaderboard=_leaderboard(grid, objective, shut, first, tied, chosen),
+    )
+
+
+def _objective(grid: Grid, measurement: Measurement) -> _Objective:
+    cells = measurement.cell_metrics
+    name, column = "likeness gained", "clip_i_gain"
+    if column not in cells.columns or not np.isfinite(cells[column].to_numpy(dtype=float)).any():
+        name, column = "movement", "effect"
+    cube = grid.cube(cells[column].to_numpy(dtype=float))[:, grid.core()]
+    return _Objective(resample(cube, measurement.resamples, measurement.seed), cube, name)
+
+
+def _lower(draws: Draws) -> np.ndarray:
+    low, _ = draws.interval()
+    return np.where(np.isfinite(low), low, draws.estimate)
+
+
+def _order(grid: Grid, index: int) -> tuple[float, str, float]:
+    c = grid.conditions[index]
+    return (math.inf if c.step is None else c.step, c.checkpoint, c.weight)
+
+
+def _gates(grid: Grid, rows: Rows, objective: _Objective) -> list[list[str]]:
+    """Per condition the names of the gates that shut."""
+    silent = {name for name in grid.checkpoints if _silent(grid, rows, name)}
+    result = []
+    for c in grid.conditions:
+        found = []
+        if c.checkpoint in silent:
+            found.append("no effect")
+        copies = find(rows, c, "generalisation", "copies")
+        if copies is not None and (copies.ci_low or 0.0) > max(COPY_RATE, copies.baseline or 0.0):
+            found.append("copies")
+        variety = find(rows, c, "generalisation", "diversity_kept")
+        if variety is not None and (variety.value if variety.ci_high is None else variety.ci_high) < COLLAPSED:  # type: ignore[operator]
+            found.append("collapse")
+        onset = find(rows, c, "strength", "onset")
+        if onset is not None and onset.value is not None and c.weight >= onset.value:
+            found.append("distortion")
+        kept = find(rows, c, "alignment", "score")
+        if kept is not None and (kept.value if kept.ci_high is None else kept.ci_high) < ALIGNMENT_KEPT:  # type: ignore[operator]
+            found.append("prompt ignored")
+        result.append(found)
+    return result
+
+
+def _silent(grid: Grid, rows: Rows, checkpoint: str) -> bool:
+    mine = [i for i in grid.of(checkpoint) if grid.conditions[i].weight > 0]
+    if not mine:
+        return False
+    top = grid.conditions[mine[-1]]
+    effect = find(rows, top, "consistency", "carlos_strength")
+    if effect is None or effect.value is None:
+        return False
+    upper = effect.value if effect.ci_high is None else effect.ci_high
+    yardstick = effect.baseline if effect.baseline is not None else 0.0
+    # without a second seed there is no yardstick: only pictures that did not change at all are silent
+    if upper < max(1e-4, NO_EFFECT * yardstick):
+        return True
+    gain = find(rows, top, "fidelity", "clip_i_gain")
+    unmoved = gain is not None and gain.ci_low is not None and gain.ci_low <= 0.0
+    return upper < HARDLY_ANY_EFFECT * yardstick and unmoved
+
+
+def _ties(objective: _Objective, first: int, usable: list[int]) -> list[int]:
+    draws = objective.draws
+    if not np.isfinite(draws.samples[:, first]).all():
+        # no interval: nothing can be told apart that reaches nine tenths of the best
+        return [i for i in usable if i != first and draws.estimate[i] >= TIE_GAIN * draws.estimate[first]]
+    tied = []
+    for i in usable:
+        if i == first:
+            continue
+        off = draws.samples[:, first] - draws.samples[:, i]
+        low, high = np.quantile(off, [0.025, 0.975])
+        if low <= 0.0 <= high and draws.estimate[i] >= TIE_GAIN * draws.estimate[first]:
+            tied.append(i)
+    return tied
+
+
+def _least_bad(grid: Grid, candidates: list[int], low: np.ndarray) -> int:
+    if not candidates:
+        return len(grid.conditions) - 1
+    return max(candidates, key=lambda i: (low[i], -i))
+
+
+def _entry(grid: Grid, objective: _Objective, index: int) -> dict[str, Any]:
+    c, draws = grid.conditions[index], objective.draws
+    low, high = draws.interval()
+    return {
+        "checkpoint": c.checkpoint, "step": c.step, "weight": c.weight, "measure": objective.name,
+        "value": number(draws.estimate[index]), "ci_low": number(low[index]), "ci_high": number(high[index]),
+    }  # fmt: skip
+
+
+def _leaderboard(
+    grid: Grid, objective: _Objective, shut: list[list[str]], first: int | None, tied: list[int], chosen: int | None
+) -> list[dict[str, Any]]:
+    """Each checkpoint at its best weight: gain, p against the winner (sign flips, Holm over checkpoints), gates."""
+    low = _lower(objective.draws)
+    best: list[int] = []
+    for checkpoint in grid.checkpoints:
+        mine = [i for i in grid.of(checkpoint) if grid.conditions[i].weight > 0]
+        open_ = [i for i in mine if not shut[i]] or mine
+        if open_:
+            best.append(max(open_, key=lambda i: (low[i] if np.isfinite(low[i]) else -math.inf, -i)))
+    p = [
+        math.nan if first is None or i == first else sign_flip_test(objective.cube[first] - objective.cube[i]) for i in best
+    ]
+    adjusted = holm(p)
+    board = []
+    for i, value in zip(best, adjusted, strict=True):
+        board.append({**_entry(grid, objective, i), "p": number(value), "gates": shut[i],
+                      "tied": i == first or i in tied, "recommended": chosen is not None
+                      and grid.conditions[i].checkpoint == grid.conditions[chosen].checkpoint})  # fmt: skip
+    return sorted(board, key=lambda entry: (bool(entry["gates"]), -(entry["ci_low"] or -9.0), str(entry["checkpoint"])))
+
+
+def _gate_notes(grid: Grid, shut: list[list[str]]) -> list[str]:
+    """Which gates shut where, one line each, for example ``distortion: zorp-300 from weight 1.2``."""
+    lines: dict[tuple[str, str], list[float]] = {}
+    for c, found in zip(grid.conditions, shut, strict=True):
+        for gate in found:
+            lines.setdefault((gate, c.checkpoint), []).append(c.weight)
+    return [f"{gate}: {checkpoint} at weight {', '.join(f'{w:g}' for w in weights)}" for (gate, checkpoint), weights in lines.items()]
+
+
+def _sentence(
+    grid: Grid, chosen: int | None, shown: int, tied: list[int], first: int | None, shut: list[list[str]],
+    dimensions: dict[str, Dimension], objective: _Objective, rows: Rows,
+) -> str:  # fmt: skip
+    if chosen is None:
+        reasons = list(dict.fromkeys(gate for i, c in enumerate(grid.conditions) if c.weight > 0 for gate in shut[i]))
+        if "no effect" in reasons and all("no effect" in shut[i] for i, c in enumerate(grid.conditions) if c.weight > 0):
+            return "The LoRA has no effect: at its largest weight the pictures differ from weight 0 by less than two seeds do."
+        if not reasons:
+            return "Nothing can be recommended: no picture with the LoRA could be compared with weight 0."
+        return f"No checkpoint and weight is usable: {', '.join(reasons)} at every weight."
+    where: Condition = grid.conditions[chosen]
+    fidelity = dimensions["fidelity"]
+    text = f"Use {where.checkpoint} at weight {where.weight:g}"
+    if fidelity.score is not None:
+        text += f": likeness {fidelity.score:.2f}"
+        if fidelity.ci_low is not None and fidelity.ci_high is not None:
+            text += f" (95 % interval {fidelity.ci_low:.2f} to {fidelity.ci_high:.2f})"
+        text += " between the base model (0) and your own pictures (1)"
+    elif objective.name == "movement":
+        text += ": judged by effect, alignment and distortion alone, because likeness could not be measured"
+    else:
+        entry = _entry(grid, objective, chosen)
+        text += f": likeness gained {entry['value']:+.3f}"
+        if entry["ci_low"] is not None:
+            text += f" (95 % interval {entry['ci_low']:+.3f} to {entry['ci_high']:+.3f})"
+    rivals = sorted({*tied, *([first] if first is not None else [])} - {chosen})
+    if rivals:
+        checkpoints = list(dict.fromkeys(grid.conditions[i].checkpoint for i in rivals if grid.conditions[i].checkpoint != where.checkpoint))
+        same = [grid.conditions[i].weight for i in rivals if grid.conditions[i].checkpoint == where.checkpoint]
+        parts = ([f"weight {', '.join(f'{w:g}' for w in same)}"] if same else []) + checkpoints[:3]
+        more = len(checkpoints) - 3
+        text += f"; a tie with {' and '.join(parts)}" + (f" and {more} more" if more > 0 else "") + ", the earlier and lower is taken"
+    scored = [d for d in dimensions.values() if d.verdict in ("weak", "poor") and d.score is not None]
+    if scored:
+        worst = min(scored, key=lambda d: (d.verdict != "poor", d.score if d.score is not None else 9.0, d.name))
+        text += f"; weakest: {worst.name} ({worst.verdict})"
+    return text + "."

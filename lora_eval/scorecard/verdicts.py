@@ -1,0 +1,198 @@
+"""Each dimension in one word and one sentence, at one checkpoint and weight.
+
+| dimension | 0 is | 1 is | good from | poor below |
+|---|---|---|---|---|
+| consistency | the change differs by seed like noise | as alike as references in place of the draws | .50 | .25 |
+| fidelity | the base model | the references among themselves | .40 | .20 |
+| generalisation | nothing left beyond plain prompts, or copies | nothing lost | .60 | .30 |
+| curve | diverged | converged (grades, see ``measures/curve.py``) | 1 | .40 |
+| strength | the weight does nothing orderly, or breaks at once | even response, unbroken to weight 1 | .50 | .25 |
+| alignment | the picture could belong to any prompt | the base model's own level | .80 | .60 |
+
+"good" when the score reaches the first limit, "poor" when even the interval's upper end stays below the
+second, "weak" between. Hard findings (copies, drift beyond chance, elements lost) lower "good" to "weak".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lora_eval.scorecard.data import Dimension, Measure, Measurement
+from lora_eval.scorecard.grid import Condition
+
+LIMITS = {
+    "consistency": (0.50, 0.25),
+    "fidelity": (0.40, 0.20),
+    "generalisation": (0.60, 0.30),
+    "curve": (1.0, 0.40),
+    "strength": (0.50, 0.25),
+    "alignment": (0.80, 0.60),
+}
+NEEDED = {
+    "consistency": "draw at least 4 seeds of every prompt, weight 0 too",
+    "fidelity": "add reference pictures",
+    "generalisation": "add challenge prompts, references and the training pictures",
+    "curve": "name the training's history.csv or TensorBoard folder",
+    "strength": "draw at least 3 weights, weight 0 among them",
+    "alignment": "draw at least two different prompts, weight 0 too",
+}
+
+Rows = dict[tuple[str, float | None, str, str], Measure]
+
+
+def index_rows(measurement: Measurement) -> Rows:
+    """Summary rows by (checkpoint, weight, dimension, measure)."""
+    return {(m.checkpoint, m.weight, m.dimension, m.measure): m for m in measurement.summary}
+
+
+def find(rows: Rows, where: Condition, dimension: str, measure: str) -> Measure | None:
+    """The row of a condition or, where the number belongs to the checkpoint, of that; None without a value."""
+    row = rows.get((where.checkpoint, where.weight, dimension, measure)) or rows.get((where.checkpoint, None, dimension, measure))
+    return row if row is not None and row.value is not None else None
+
+
+def describe(name: str, measurement: Measurement, rows: Rows, where: Condition) -> Dimension:
+    """The answer of one dimension at one checkpoint and weight."""
+    headline = "state" if name == "curve" else "score"
+    row = rows.get((where.checkpoint, where.weight, name, headline)) or rows.get((where.checkpoint, None, name, headline))
+    evidence = _evidence(name, measurement, rows, where)
+    if row is None or row.value is None:
+        reason = row.verdict if row is not None and row.verdict else f"not measured: {NEEDED[name]}"
+        return Dimension(name, None, None, None, row.n if row is not None else 0, "not measured",
+                         reason.removeprefix("not measured: "), evidence)  # fmt: skip
+    score = row.value if row.score is None else row.score
+    good, poor = LIMITS[name]
+    upper = score if row.ci_high is None else row.ci_high
+    verdict = "good" if score >= good - 1e-9 else "poor" if upper < poor else "weak"
+    reason, worse = _EXPLAIN[name](rows, where, row, measurement)
+    if worse and verdict == "good":
+        verdict = "weak"
+    return Dimension(name, score, row.ci_low, row.ci_high, row.n, verdict, reason, evidence)
+
+
+def interval_text(row: Measure, digits: int = 2) -> str:
+    """``0.72 (0.61 to 0.80)``, or the value alone where there is no interval."""
+    value = math.nan if row.value is None else row.value
+    if row.ci_low is None or row.ci_high is None:
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} ({row.ci_low:.{digits}f} to {row.ci_high:.{digits}f})"
+
+
+def _consistency(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:
+    text = f"the change that the LoRA makes agrees between seeds at {interval_text(row)}; 0 is noise, 1 what the references would give"
+    carlos = find(rows, where, "consistency", "carlos_consistency")
+    if carlos is not None and carlos.ceiling is None:
+        text = f"the change that the LoRA makes agrees between seeds at {interval_text(row)}; 0 is noise, 1 the same change each time"
+    worse = False
+    drift = find(rows, where, "consistency", "drift_share")
+    if drift is not None and drift.value:
+        count = round((drift.value or 0) * drift.n)
+        text += f"; {count} of {drift.n} pictures drift from the other seeds of their prompt"
+        worse = (drift.ci_low or 0.0) > max(0.05, drift.baseline or 0.0)
+    spread = find(rows, where, "consistency", "style_spread_ratio")
+    if spread is not None and spread.ci_low is not None and spread.ci_low > 1.25:
+        text += f"; the style varies {spread.value:.1f} times as much between seeds as the base model's"
+        worse = True
+    return text, worse
+
+
+def _fidelity(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:
+    text = f"likeness to the references {interval_text(row)} on the way from the base model (0) to the references themselves (1)"
+    clip = find(rows, where, "fidelity", "clip_i")
+    if clip is not None and clip.baseline is not None and clip.ceiling is not None:
+        text += f"; CLIP-I {clip.value:.3f} against {clip.baseline:.3f} without LoRA and {clip.ceiling:.3f} among the references"
+    if not measurement.evidence.get("fidelity", {}).get("held_out", False):
+        text += "; the references are training pictures, so copying would count as likeness"
+    return text, False
+
+
+_PARTS = {
+    "fidelity_kept": "of the likeness is kept on challenge prompts",
+    "alignment_kept": "of the listening to the prompt is kept on challenge prompts, against plain ones",
+    "diversity": "of the variety between seeds is kept",
+    "leak": "is left after the leak into prompts without the trigger",
+    "held_out_gap": "is left after the gap between training and held-out pictures",
+    "copies": "of the pictures are no copies of training pictures",
+}
+
+
+def _generalisation(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:
+    found = measurement.evidence.get("generalisation", {})
+    part = found.get("weakest", {}).get(where.key, {}).get("part", "fidelity_kept")
+    text = f"weakest part: {interval_text(row)} {_PARTS[part]}"
+    pairs = found.get("copies", {}).get(where.key, [])
+    if pairs:
+        first = pairs[0]
+        text += f"; {len(pairs)} pictures look copied, {first['image']} from {first['training']}"
+    missing = [key.split(".", 1)[1].replace("_", " ") for key in sorted(measurement.notes) if key.startswith("generalisation.")]
+    if missing:
+        text += f"; not judged: {', '.join(missing)}"
+    return text, bool(pairs)
+
+
+def _curve(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:
+    found = measurement.evidence.get("curve", {}).get("histories", {}).get(where.checkpoint, {})
+    return f"{row.verdict}: {found.get('reason', '')}", False
+
+
+def _strength(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:
+    curve = measurement.evidence.get("strength", {}).get("curves", {}).get(where.checkpoint, {})
+    words = {"monotony": "it does not rise with every step of weight", "smoothness": "it rises in a jump", "unbroken": "pictures break early"}
+    usable, onset = curve.get("usable") or [], curve.get("onset")
+    text = f"usable from {usable[0]:g} to {usable[-1]:g}" if usable else "no usable weight"
+    text += f", distorted from {onset:g} on" if onset is not None else ", no distortion seen"
+    part = curve.get("weakest")
+    if part and (row.value or 0.0) < 1.0 - 1e-9:
+        text += f"; weakest part {interval_text(row)}: {words[part]}" if (row.value or 0) < LIMITS["strength"][0] else f"; {part} {interval_text(row)}"
+    return text, False
+
+
+def _alignment(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:
+    text = f"pictures tell their prompt from the others at {interval_text(row)} of the base model's margin (1)"
+    delta = find(rows, where, "alignment", "clip_t_delta")
+    if delta is not None:
+        text += f"; CLIP-T {delta.value:+.3f} against weight 0"
+    worse = False
+    elements = find(rows, where, "alignment", "foils_beaten_delta")
+    if elements is not None:
+        text += f"; elements beat their foils {elements.value:+.0%} against weight 0"
+        worse = elements.ci_high is not None and elements.ci_high < -0.05
+    negative = measurement.evidence.get("alignment", {}).get("negative", {}).get(where.key)
+    if negative and negative["works"] is not None:
+        text += "; the negative prompt works" if negative["works"] else "; the negative prompt has no sure effect"
+    return text, worse
+
+
+_EXPLAIN = {
+    "consistency": _consistency,
+    "fidelity": _fidelity,
+    "generalisation": _generalisation,
+    "curve": _curve,
+    "strength": _strength,
+    "alignment": _alignment,
+}
+
+
+def _evidence(name: str, measurement: Measurement, rows: Rows, where: Condition) -> dict[str, Any]:
+    """The details of this checkpoint and weight, and every number of the dimension there."""
+    found: dict[str, Any] = {}
+    for key, value in measurement.evidence.get(name, {}).items():
+        if isinstance(value, dict) and key in _BY_CONDITION:
+            found[key] = value.get(where.key)
+        elif isinstance(value, dict) and key in ("curves", "histories"):
+            found["curve"] = value.get(where.checkpoint)
+        else:
+            found[key] = value
+    found["measures"] = {
+        m.measure: {
+            "value": m.value, "ci_low": m.ci_low, "ci_high": m.ci_high, "n": m.n, "baseline": m.baseline,
+            "ceiling": m.ceiling, "verdict": m.verdict,
+        }
+        for m in rows.values()
+        if m.dimension == name and m.checkpoint == where.checkpoint and m.weight in (None, where.weight)
+    }  # fmt: skip
+    return found
+
+
+_BY_CONDITION = ("drifting", "best_and_worst", "weakest", "copies", "elements", "negative", "by_prompt")
