@@ -95,7 +95,7 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedMo
     if not path.exists():
         raise HostError(f"model {path} does not exist; give a diffusers folder or a .safetensors file")
     if path.is_dir():
-        with _quiet_bars():
+        with _quiet():
             parts = _load_folder(path, dtype)
         weights = _weights_file(path / "unet")
     else:
@@ -105,24 +105,30 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedMo
             raise HostError(f"{path} is not a checkpoint; give a diffusers folder or a .safetensors file")
         from lora_eval.host.standalone_singlefile import load_single_file
 
-        with _quiet_bars():
+        with _quiet():
             parts = load_single_file(path, dtype)
         weights = path
     return _assemble(path, weights, parts, device, dtype)
 
 
 @contextmanager
-def _quiet_bars() -> Iterator[None]:
-    """A checkpoint of four files is no occasion for four progress bars."""
-    from transformers.utils import logging as bars
+def _quiet() -> Iterator[None]:
+    """Loading without the libraries' progress bars and advice; errors are still raised."""
+    from diffusers.utils import logging as diffusers_log
+    from transformers.utils import logging as transformers_log
 
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
+    bars = [log for log in (diffusers_log, transformers_log) if log.is_progress_bar_enabled()]
+    verbosity = [(log, log.get_verbosity()) for log in (diffusers_log, transformers_log)]
     try:
+        for log, _ in verbosity:
+            log.disable_progress_bar()
+            log.set_verbosity_error()
         yield
     finally:
-        if shown:
-            bars.enable_progress_bar()
+        for log, level in verbosity:
+            log.set_verbosity(level)
+        for log in bars:
+            log.enable_progress_bar()
 
 
 def vae_dtype(config: dict[str, Any], dtype: torch.dtype) -> torch.dtype:
