@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from lora_eval.scorecard.data import Advice, Dimension
 
+# draws of two kinds: one line holds this share of what seeds change, and that many times weight 0's
+SPLIT_SHARE, SPLIT_RATIO = 0.4, 3.0
+
 Seen = Callable[[Dimension], bool]
 
 
@@ -21,7 +24,9 @@ class Rule:
 
 
 def _part(name: str) -> Seen:
-    return lambda d: (d.evidence.get("weakest") or {}).get("part") == name or (d.evidence.get("curve") or {}).get("weakest") == name
+    return lambda d: (
+        (d.evidence.get("weakest") or {}).get("part") == name or (d.evidence.get("curve") or {}).get("weakest") == name
+    )
 
 
 def _state(*names: str) -> Seen:
@@ -38,6 +43,11 @@ def _spread(dimension: Dimension) -> bool:
     return low is not None and low > 1.25
 
 
+def _split(dimension: Dimension) -> bool:
+    ratio, share = _value(dimension, "split_ratio"), _value(dimension, "split_share")
+    return ratio is not None and share is not None and ratio > SPLIT_RATIO and share > SPLIT_SHARE
+
+
 def _early_onset(dimension: Dimension) -> bool:
     onset = (dimension.evidence.get("curve") or {}).get("onset")
     return onset is not None and onset <= 0.6
@@ -51,7 +61,7 @@ def _always(dimension: Dimension) -> bool:
 RULES = (
     Rule("consistency", lambda d: bool(d.evidence.get("drifting")), "some draws fall out of the row",
          "look at the drifting pictures by name; remove training pictures of another style or quality"),
-    Rule("consistency", _spread, "the style varies more between seeds than the base model's does",
+    Rule("consistency", lambda d: _spread(d) or _split(d), "draws of one prompt differ more in kind than the base model's do",
          "the data are too mixed: train one style at a time, or give each its own trigger in the captions"),
     Rule("consistency", _always, "the change differs from seed to seed",
          "sort out muddled captions and mixed pictures; caption exactly what is to be seen"),
@@ -107,7 +117,9 @@ def advise(dimensions: dict[str, Dimension], gates: list[str], checkpoint_count:
         exact = [rule for rule in rules if rule.seen is not _always] or rules[:1]
         found += [Advice(rule.dimension, rule.what, rule.change) for rule in exact[:2]]
     if checkpoint_count == 1 and any(d.verdict in ("weak", "poor") for d in dimensions.values()):
-        found.append(Advice("curve", "one checkpoint was judged", "save a checkpoint every 100 to 200 steps and score them all"))
+        found.append(
+            Advice("curve", "one checkpoint was judged", "save a checkpoint every 100 to 200 steps and score them all")
+        )
     for dimension in dimensions.values():
         if dimension.score is None:
             found.append(Advice(dimension.name, "not measured", dimension.reason))

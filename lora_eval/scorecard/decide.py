@@ -6,7 +6,8 @@ The rule, in full:
    less than a tenth of the distance between two seeds, or by less than a third without moving them
    surely towards the references); a weight at which the share of copies is surely above 5 % and above
    weight 0's; a weight at which seeds collapse (less than a quarter of the variety left); a weight at
-   or above the onset of distortion; a weight whose interval of alignment kept ends below .75.
+   or above the onset of distortion; a weight whose interval of alignment kept ends below .75; a weight
+   whose pictures surely do not come a twentieth of the way to the references.
 2. **Rank.** What is left is ranked by the lower end of the 95 % interval of the likeness gained over weight 0
    (CLIP-I on plain prompts, paired by prompt and seed). Without references it is the movement of the
    picture, and the verdict says so.
@@ -26,15 +27,16 @@ import numpy as np
 from lora_eval.scorecard.advice import advise
 from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measurement, RunData, Scorecard
 from lora_eval.scorecard.grid import Condition, Grid, build_grid
+from lora_eval.scorecard.measures.consistency import NO_EFFECT
 from lora_eval.scorecard.measures.context import number
 from lora_eval.scorecard.statistics import Draws, holm, resample, sign_flip_test
 from lora_eval.scorecard.verdicts import Rows, describe, find, index_rows
 
-NO_EFFECT = 0.10
 HARDLY_ANY_EFFECT = 0.33
 COPY_RATE = 0.05
 COLLAPSED = 0.25
 ALIGNMENT_KEPT = 0.75
+NO_LIKENESS = 0.05
 TIE_GAIN = 0.9
 
 
@@ -74,7 +76,11 @@ def decide(data: RunData, measurement: Measurement) -> Scorecard:
     # conditions are sorted by step, then weight: the first tied one is the earliest and lowest
     chosen = min([first, *tied], key=lambda i: _order(grid, i)) if first is not None else None
     shown = chosen if chosen is not None else _least_bad(grid, candidates, low)
-    dimensions = {name: describe(name, measurement, rows, grid.conditions[shown]) for name in DIMENSIONS}
+    gated = {c: found for c, found in zip(grid.conditions, shut, strict=True)}
+    free = _free(grid, shut, candidates, low, shown)
+    dimensions = {
+        name: describe(name, measurement, rows, grid.conditions[shown], gated, grid.conditions[free]) for name in DIMENSIONS
+    }
     gates = list(dict.fromkeys(gate for found in shut for gate in found)) if chosen is None else _gate_notes(grid, shut)
     names = {gate for i in candidates for gate in shut[i]} if chosen is None else set()
     where = grid.conditions[chosen] if chosen is not None else None
@@ -82,7 +88,9 @@ def decide(data: RunData, measurement: Measurement) -> Scorecard:
         verdict=_sentence(grid, chosen, shown, tied, first, shut, dimensions, objective, rows),
         checkpoint=where.checkpoint if where else None,
         weight=where.weight if where else None,
-        tie=[_entry(grid, objective, i) for i in sorted({*tied, *([first] if first is not None else [])}) if i != chosen],
+        tie=[
+            _entry(grid, objective, i) for i in sorted({*tied, *([first] if first is not None else [])}) if i != chosen
+        ],
         dimensions=dimensions,
         advice=advise(dimensions, sorted(names), len(grid.checkpoints)),
         gates=gates,
@@ -129,6 +137,9 @@ def _gates(grid: Grid, rows: Rows, objective: _Objective) -> list[list[str]]:
         kept = find(rows, c, "alignment", "score")
         if kept is not None and (kept.value if kept.ci_high is None else kept.ci_high) < ALIGNMENT_KEPT:  # type: ignore[operator]
             found.append("prompt ignored")
+        alike = find(rows, c, "fidelity", "score")
+        if alike is not None and (alike.value if alike.ci_high is None else alike.ci_high) < NO_LIKENESS:  # type: ignore[operator]
+            found.append("no likeness")
         result.append(found)
     return result
 
@@ -167,6 +178,15 @@ def _ties(objective: _Objective, first: int, usable: list[int]) -> list[int]:
     return tied
 
 
+def _free(grid: Grid, shut: list[list[str]], candidates: list[int], low: np.ndarray, shown: int) -> int:
+    """The weight of the shown checkpoint that its likeness alone would choose: only distortion keeps a weight out."""
+    mine = [
+        i for i in candidates
+        if grid.conditions[i].checkpoint == grid.conditions[shown].checkpoint and "distortion" not in shut[i]
+    ]  # fmt: skip
+    return _least_bad(grid, mine, low) if mine else shown
+
+
 def _least_bad(grid: Grid, candidates: list[int], low: np.ndarray) -> int:
     if not candidates:
         return len(grid.conditions) - 1
@@ -194,7 +214,8 @@ def _leaderboard(
         if open_:
             best.append(max(open_, key=lambda i: (low[i] if np.isfinite(low[i]) else -math.inf, -i)))
     p = [
-        math.nan if first is None or i == first else sign_flip_test(objective.cube[first] - objective.cube[i]) for i in best
+        math.nan if first is None or i == first else sign_flip_test(objective.cube[first] - objective.cube[i])
+        for i in best
     ]
     adjusted = holm(p)
     board = []
@@ -211,7 +232,10 @@ def _gate_notes(grid: Grid, shut: list[list[str]]) -> list[str]:
     for c, found in zip(grid.conditions, shut, strict=True):
         for gate in found:
             lines.setdefault((gate, c.checkpoint), []).append(c.weight)
-    return [f"{gate}: {checkpoint} at weight {', '.join(f'{w:g}' for w in weights)}" for (gate, checkpoint), weights in lines.items()]
+    return [
+        f"{gate}: {checkpoint} at weight {', '.join(f'{w:g}' for w in weights)}"
+        for (gate, checkpoint), weights in lines.items()
+    ]
 
 
 def _sentence(
@@ -220,7 +244,9 @@ def _sentence(
 ) -> str:  # fmt: skip
     if chosen is None:
         reasons = list(dict.fromkeys(gate for i, c in enumerate(grid.conditions) if c.weight > 0 for gate in shut[i]))
-        if "no effect" in reasons and all("no effect" in shut[i] for i, c in enumerate(grid.conditions) if c.weight > 0):
+        if "no effect" in reasons and all(
+            "no effect" in shut[i] for i, c in enumerate(grid.conditions) if c.weight > 0
+        ):
             return "The LoRA has no effect: at its largest weight the pictures differ from weight 0 by less than two seeds do."
         if not reasons:
             return "Nothing can be recommended: no picture with the LoRA could be compared with weight 0."
@@ -242,11 +268,19 @@ def _sentence(
             text += f" (95 % interval {entry['ci_low']:+.3f} to {entry['ci_high']:+.3f})"
     rivals = sorted({*tied, *([first] if first is not None else [])} - {chosen})
     if rivals:
-        checkpoints = list(dict.fromkeys(grid.conditions[i].checkpoint for i in rivals if grid.conditions[i].checkpoint != where.checkpoint))
+        checkpoints = list(
+            dict.fromkeys(
+                grid.conditions[i].checkpoint for i in rivals if grid.conditions[i].checkpoint != where.checkpoint
+            )
+        )
         same = [grid.conditions[i].weight for i in rivals if grid.conditions[i].checkpoint == where.checkpoint]
         parts = ([f"weight {', '.join(f'{w:g}' for w in same)}"] if same else []) + checkpoints[:3]
         more = len(checkpoints) - 3
-        text += f"; a tie with {' and '.join(parts)}" + (f" and {more} more" if more > 0 else "") + ", the earlier and lower is taken"
+        text += (
+            f"; a tie with {' and '.join(parts)}"
+            + (f" and {more} more" if more > 0 else "")
+            + ", the earlier and lower is taken"
+        )
     scored = [d for d in dimensions.values() if d.verdict in ("weak", "poor") and d.score is not None]
     if scored:
         worst = min(scored, key=lambda d: (d.verdict != "poor", d.score if d.score is not None else 9.0, d.name))

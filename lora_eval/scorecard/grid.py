@@ -144,7 +144,9 @@ def build_grid(cells: pd.DataFrame, roles: dict[str, str]) -> Grid:
     rows = np.full((len(conditions), len(prompts), width), -1, dtype=np.intp)
     base_rows = np.full((len(prompts), width), -1, dtype=np.intp)
     # weight 0 may be listed once for each checkpoint; the first by name is kept so that row order is nothing
-    for row in sorted(np.flatnonzero(is_base), key=lambda i: (labels[i], str(cells["image"].iloc[i]) if "image" in cells else "")):
+    for row in sorted(
+        np.flatnonzero(is_base), key=lambda i: (labels[i], str(cells["image"].iloc[i]) if "image" in cells else "")
+    ):
         p = prompt_at[prompt[row]]
         m = seed_at[p][seed[row]]
         if base_rows[p, m] < 0:

@@ -63,6 +63,7 @@ def measure(data: RunData, resamples: int = 1000, seed: int = 0) -> Measurement:
                 roles.setdefault(str(name), str(role))
     context = Context(data, build_grid(data.cells, roles), resamples, seed, notes=dict(data.notes))
     # the order matters: fidelity leaves its draws to generalisation and strength, alignment to both
+    generalisation.find_copies(context)
     for dimension in (fidelity, alignment, consistency, generalisation, strength, curve):
         dimension.measure(context)
     return Measurement(_table(context), context.summary, context.evidence, context.notes, resamples, seed)

@@ -47,7 +47,9 @@ class Draws:
     n: np.ndarray
     scope: str
 
-    def interval(self, level: float = LEVEL, low: float = -np.inf, high: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
+    def interval(
+        self, level: float = LEVEL, low: float = -np.inf, high: float = np.inf
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Percentile interval of the draws, shape S each, clipped to the statistic's range."""
         tail = 50.0 * (1.0 - level)
         if self.samples.shape[0] == 0:
@@ -115,9 +117,13 @@ def _resample(values: np.ndarray, resamples: int, seed: int) -> Draws:
         stretch = np.array([_stretch(int(k), int(k) - 1) for k in present])
         scope = "prompts"
     else:
-        weights = np.stack(
-            [rng.multinomial(seeds, np.full(seeds, 1.0 / seeds), size=resamples) for _ in range(prompts)], axis=1
-        ) if prompts and seeds else np.zeros((resamples, prompts, seeds))
+        weights = (
+            np.stack(
+                [rng.multinomial(seeds, np.full(seeds, 1.0 / seeds), size=resamples) for _ in range(prompts)], axis=1
+            )
+            if prompts and seeds
+            else np.zeros((resamples, prompts, seeds))
+        )
         weights = weights.reshape(resamples, -1).astype(np.float64)
         total, count = weights @ flat.reshape(len(flat), -1).T, weights @ mask.reshape(len(mask), -1).T
         present = mask.any(axis=2).sum(axis=1)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lora_eval.scorecard.advice import SPLIT_RATIO, SPLIT_SHARE
 from lora_eval.scorecard.data import Dimension, Measure, Measurement
 from lora_eval.scorecard.grid import Condition
 
@@ -48,14 +49,36 @@ def index_rows(measurement: Measurement) -> Rows:
 
 def find(rows: Rows, where: Condition, dimension: str, measure: str) -> Measure | None:
     """The row of a condition or, where the number belongs to the checkpoint, of that; None without a value."""
-    row = rows.get((where.checkpoint, where.weight, dimension, measure)) or rows.get((where.checkpoint, None, dimension, measure))
+    row = rows.get((where.checkpoint, where.weight, dimension, measure)) or rows.get(
+        (where.checkpoint, None, dimension, measure)
+    )
     return row if row is not None and row.value is not None else None
 
 
-def describe(name: str, measurement: Measurement, rows: Rows, where: Condition) -> Dimension:
-    """The answer of one dimension at one checkpoint and weight."""
+def describe(
+    name: str,
+    measurement: Measurement,
+    rows: Rows,
+    where: Condition,
+    gated: dict[Condition, list[str]] | None = None,
+    free: Condition | None = None,
+) -> Dimension:
+    """The answer of one dimension at one checkpoint and weight.
+
+    Args:
+        name: one of DIMENSIONS.
+        measurement, rows: what was measured, and :func:`index_rows` of it.
+        where: the checkpoint and weight that is advised.
+        gated: gates shut at each condition. A gate that shuts at an everyday weight (up to 1) is a finding
+            about the LoRA, even where the advised weight lies below it: the dimension that owns the gate
+            is then at most "weak", and "poor" when it shuts from .6 or less.
+        free: the condition that likeness alone would have chosen. Likeness that is low only because
+            another dimension forbids that weight is no fault of fidelity.
+    """
     headline = "state" if name == "curve" else "score"
-    row = rows.get((where.checkpoint, where.weight, name, headline)) or rows.get((where.checkpoint, None, name, headline))
+    row = rows.get((where.checkpoint, where.weight, name, headline)) or rows.get(
+        (where.checkpoint, None, name, headline)
+    )
     evidence = _evidence(name, measurement, rows, where)
     if row is None or row.value is None:
         reason = row.verdict if row is not None and row.verdict else f"not measured: {NEEDED[name]}"
@@ -68,7 +91,36 @@ def describe(name: str, measurement: Measurement, rows: Rows, where: Condition) 
     reason, worse = _EXPLAIN[name](rows, where, row, measurement)
     if worse and verdict == "good":
         verdict = "weak"
-    return Dimension(name, score, row.ci_low, row.ci_high, row.n, verdict, reason, evidence)
+    if name == "fidelity" and free is not None and free != where and verdict != "good":
+        there = find(rows, free, name, "score")
+        if there is not None and there.value is not None and there.value >= good:
+            verdict = "good"
+            reason = f"{there.value:.2f} at weight {free.weight:g}, which another dimension forbids; here {reason}"
+    lowest = _gate_from(name, where, gated or {})
+    if lowest is not None and lowest[0] <= 1.0:
+        verdict = "poor" if lowest[0] <= 0.6 or verdict == "poor" else "weak"
+        reason += f"; {lowest[1]} from weight {lowest[0]:g} on"
+    bounds = [None if value is None else _clip(value) for value in (row.ci_low, row.ci_high)]
+    return Dimension(name, _clip(score), bounds[0], bounds[1], row.n, verdict, reason, evidence)
+
+
+_GATE_OWNER = {"copies": "generalisation", "collapse": "generalisation", "prompt ignored": "alignment"}
+
+
+def _gate_from(name: str, where: Condition, gated: dict[Condition, list[str]]) -> tuple[float, str] | None:
+    """Lowest weight of the checkpoint at which a gate of this dimension shuts, and which."""
+    found = [
+        (condition.weight, gate)
+        for condition, gates in gated.items()
+        for gate in gates
+        if condition.checkpoint == where.checkpoint and _GATE_OWNER.get(gate) == name and condition.weight > 0
+    ]
+    return min(found) if found else None
+
+
+def _clip(value: float) -> float:
+    """A score for the radar; the unclipped number stays in the evidence."""
+    return min(1.0, max(0.0, value))
 
 
 def interval_text(row: Measure, digits: int = 2) -> str:
@@ -80,16 +132,20 @@ def interval_text(row: Measure, digits: int = 2) -> str:
 
 
 def _consistency(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:
+    worse = False
     text = f"the change that the LoRA makes agrees between seeds at {interval_text(row)}; 0 is noise, 1 what the references would give"
     carlos = find(rows, where, "consistency", "carlos_consistency")
     if carlos is not None and carlos.ceiling is None:
         text = f"the change that the LoRA makes agrees between seeds at {interval_text(row)}; 0 is noise, 1 the same change each time"
-    worse = False
     drift = find(rows, where, "consistency", "drift_share")
     if drift is not None and drift.value:
         count = round((drift.value or 0) * drift.n)
         text += f"; {count} of {drift.n} pictures drift from the other seeds of their prompt"
-        worse = (drift.ci_low or 0.0) > max(0.05, drift.baseline or 0.0)
+        worse |= (drift.ci_low or 0.0) > max(0.05, drift.baseline or 0.0)
+    ratio, share = (find(rows, where, "consistency", name) for name in ("split_ratio", "split_share"))
+    if ratio is not None and share is not None and (ratio.value or 0) > SPLIT_RATIO and (share.value or 0) > SPLIT_SHARE:
+        text += f"; draws fall into two kinds: {share.value:.0%} of what seeds change lies on one line"
+        worse = True
     spread = find(rows, where, "consistency", "style_spread_ratio")
     if spread is not None and spread.ci_low is not None and spread.ci_low > 1.25:
         text += f"; the style varies {spread.value:.1f} times as much between seeds as the base model's"
@@ -125,7 +181,9 @@ def _generalisation(rows: Rows, where: Condition, row: Measure, measurement: Mea
     if pairs:
         first = pairs[0]
         text += f"; {len(pairs)} pictures look copied, {first['image']} from {first['training']}"
-    missing = [key.split(".", 1)[1].replace("_", " ") for key in sorted(measurement.notes) if key.startswith("generalisation.")]
+    missing = [
+        key.split(".", 1)[1].replace("_", " ") for key in sorted(measurement.notes) if key.startswith("generalisation.")
+    ]
     if missing:
         text += f"; not judged: {', '.join(missing)}"
     return text, bool(pairs)
@@ -138,13 +196,21 @@ def _curve(rows: Rows, where: Condition, row: Measure, measurement: Measurement)
 
 def _strength(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:
     curve = measurement.evidence.get("strength", {}).get("curves", {}).get(where.checkpoint, {})
-    words = {"monotony": "it does not rise with every step of weight", "smoothness": "it rises in a jump", "unbroken": "pictures break early"}
+    words = {
+        "monotony": "it does not rise with every step of weight",
+        "smoothness": "it rises in a jump",
+        "unbroken": "pictures break early",
+    }
     usable, onset = curve.get("usable") or [], curve.get("onset")
     text = f"usable from {usable[0]:g} to {usable[-1]:g}" if usable else "no usable weight"
     text += f", distorted from {onset:g} on" if onset is not None else ", no distortion seen"
     part = curve.get("weakest")
     if part and (row.value or 0.0) < 1.0 - 1e-9:
-        text += f"; weakest part {interval_text(row)}: {words[part]}" if (row.value or 0) < LIMITS["strength"][0] else f"; {part} {interval_text(row)}"
+        text += (
+            f"; weakest part {interval_text(row)}: {words[part]}"
+            if (row.value or 0) < LIMITS["strength"][0]
+            else f"; {part} {interval_text(row)}"
+        )
     return text, False
 
 
@@ -184,6 +250,11 @@ def _evidence(name: str, measurement: Measurement, rows: Rows, where: Condition)
             found["curve"] = value.get(where.checkpoint)
         else:
             found[key] = value
+    found["by_weight"] = [
+        {"weight": m.weight, "score": m.value, "ci_low": m.ci_low, "ci_high": m.ci_high}
+        for m in rows.values()
+        if m.dimension == name and m.measure == "score" and m.checkpoint == where.checkpoint and m.weight is not None
+    ]
     found["measures"] = {
         m.measure: {
             "value": m.value, "ci_low": m.ci_low, "ci_high": m.ci_high, "n": m.n, "baseline": m.baseline,

@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -197,7 +199,16 @@ def _diagnose(
 
 def _with(base: Diagnosis, state: str, since: int, reason: str) -> Diagnosis:
     return Diagnosis(
-        state, since, reason, base.slope, base.slope_low, base.slope_high, base.fall, base.series, base.n, base.best_step
+        state,
+        since,
+        reason,
+        base.slope,
+        base.slope_low,
+        base.slope_high,
+        base.fall,
+        base.series,
+        base.n,
+        base.best_step,
     )
 
 
@@ -207,7 +218,7 @@ def _blocks(step: np.ndarray, level: np.ndarray) -> _Series:
     noise = _noise(level)
     edges = np.linspace(0, len(level), count + 1).astype(int)
     middle, means, errors = [], [], []
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         part = np.sort(level[a:b])
         cut = len(part) // 10
         part = part[cut : len(part) - cut]
@@ -220,7 +231,11 @@ def _blocks(step: np.ndarray, level: np.ndarray) -> _Series:
 def _noise(level: np.ndarray) -> float:
     """Spread of one point: from neighbours' differences, so that the trend does not count."""
     off = np.diff(level)
-    return max(1e-6, float(1.4826 * np.median(np.abs(off - np.median(off))) / math.sqrt(2.0)), 0.7 * float(off.std() / math.sqrt(2)))
+    return max(
+        1e-6,
+        float(1.4826 * np.median(np.abs(off - np.median(off))) / math.sqrt(2.0)),
+        0.7 * float(off.std() / math.sqrt(2)),
+    )
 
 
 def _validation_noise(level: np.ndarray, error: np.ndarray, loss: np.ndarray) -> float:
@@ -240,7 +255,10 @@ def _thirds(series: _Series) -> tuple[float, float, float, float]:
     if not middle.any() or not last.any():
         half = len(series.level) // 2
         middle, last = np.arange(len(place)) < half, np.arange(len(place)) >= half
-    error = math.sqrt(float((series.error[middle] ** 2).sum()) / middle.sum() ** 2 + float((series.error[last] ** 2).sum()) / last.sum() ** 2)
+    error = math.sqrt(
+        float((series.error[middle] ** 2).sum()) / middle.sum() ** 2
+        + float((series.error[last] ** 2).sum()) / last.sum() ** 2
+    )
     return float(series.level[0]), float(series.level[middle].mean()), float(series.level[last].mean()), error
 
 
@@ -264,7 +282,7 @@ def _read(
     # on the log scale a change d is a share of exp(d) - 1; relative to the start: times level now over level then
     now = math.exp(last - start)
     shares = [None if not math.isfinite(v) else math.expm1(v) * now for v in (slope, low, high)]
-    common = dict(slope=shares[0], slope_low=shares[1], slope_high=shares[2], fall=-math.expm1(-fall), series=name, n=n,
+    common: dict[str, Any] = dict(slope=shares[0], slope_low=shares[1], slope_high=shares[2], fall=-math.expm1(-fall), series=name, n=n,
                   best_step=best_step)  # fmt: skip
     first_error = float(series.error[0])
     end = float(np.median(series.level[-3:]))
@@ -273,7 +291,9 @@ def _read(
     rise_error = math.sqrt(2 * float(np.mean(series.error**2)) / 3)
     words = "validation loss" if name == "validation" else "training loss"
 
-    if rise > max(0.26, 4.5 * rise_error) and (end > start - max(0.0, 0.5 * (start - series.level[lowest])) or rise > 0.6):
+    if rise > max(0.26, 4.5 * rise_error) and (
+        end > start - max(0.0, 0.5 * (start - series.level[lowest])) or rise > 0.6
+    ):
         since = int(series.step[lowest])
         return Diagnosis("diverged", since, f"the {words} rises by {math.expm1(rise):.0%} after step {since}", **common)
     if step is not None and loss is not None and not averaged:
@@ -331,7 +351,10 @@ def _unrest(step: np.ndarray, level: np.ndarray, series: _Series) -> tuple[int, 
         if ratio > 2.1 + 4.0 / math.sqrt(blocks) and swing > 0.1:
             far = np.flatnonzero(np.abs(means - np.median(means)) > 2.0 * scale / math.sqrt(size))
             since = int(step[n // 5 + (int(far[0]) if far.size else 0) * size])
-            return since, f"the training loss swings by {math.expm1(swing):.0%} about its trend, {ratio:.1f} times its step noise"
+            return (
+                since,
+                f"the training loss swings by {math.expm1(swing):.0%} about its trend, {ratio:.1f} times its step noise",
+            )
     third = n // 3
     early, late = _noise(level[:third]), _noise(level[-third:])
     if n >= 120 and late / early > 1.5 + 4.0 / math.sqrt(third):
@@ -391,6 +414,11 @@ def _after_the_minimum(
         if fell:
             return _with(read, "overfit", since, f"{text}; in the pictures {' and '.join(fell)} fell as well")
         if fell is not None:
-            return _with(read, "converged", since, f"{text}, but the pictures have not become worse: past the minimum, still usable")
+            return _with(
+                read,
+                "converged",
+                since,
+                f"{text}, but the pictures have not become worse: past the minimum, still usable",
+            )
         text += "; no pictures of later checkpoints to check it against"
     return _with(read, "overfit", since, text)

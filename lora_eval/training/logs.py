@@ -151,7 +151,9 @@ def _from_csv(path: Path, text: str) -> LossHistory:
             val.append((step, val_loss))
             errors[step] = math.nan if error is None else error
     usable = len(train) == len(plain)
-    history = _history(path, train if usable else plain, val, path.name + (" (loss_debiased)" if usable and debiased else ""))
+    history = _history(
+        path, train if usable else plain, val, path.name + (" (loss_debiased)" if usable and debiased else "")
+    )
     history.val_error = np.array([errors[step] for step in history.val_step], dtype=float)
     return history
 

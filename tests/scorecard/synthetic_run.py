@@ -53,11 +53,17 @@ def make_run(
     def random_part(size: float) -> np.ndarray:
         return size * (rng.normal(size=len(free)) / np.sqrt(len(free))) @ free
 
-    def picture(p: int, amount: float, seed_part: np.ndarray, listens: float = 1.0, target: np.ndarray = concept) -> np.ndarray:
+    def picture(
+        p: int, amount: float, seed_part: np.ndarray, listens: float = 1.0, target: np.ndarray = concept
+    ) -> np.ndarray:
         return unit(common + 0.7 * listens * content[p] + 0.8 * amount * target + seed_part)
 
-    references_at = [unit(common + 0.8 * concept + random_part(0.45)) for _ in range(references)]
-    training_at = [unit(common + 0.8 * concept + random_part(0.45)) for _ in range(training)]
+    def real(i: int) -> np.ndarray:
+        # a mixed training set shows two things, and so do the pictures that were held out of it
+        return unit(common + 0.8 * (second if fault == "mixed" and i % 2 else concept) + random_part(0.45))
+
+    references_at = [real(i) for i in range(references)]
+    training_at = [real(i) for i in range(training)]
     thumbs_of_training = rng.random((training, 16, 16)).astype(np.float32)
     prompts, texts = {}, {}
     for p, role in enumerate(roles):
@@ -114,7 +120,11 @@ def make_run(
                     hat = hats[q, s] * (0.3 if role == "negative" else 1.0) if roles[q] == "composition" else 0.0
                     feature = unit(feature + 0.5 * hat * basis[20])
                     thumb = rng.random((16, 16))
-                    style = base_style[p] + 0.5 * rng.normal(size=len(STYLES)) + weight * learnt * np.linspace(-1, 1, len(STYLES))
+                    style = (
+                        base_style[p]
+                        + 0.5 * rng.normal(size=len(STYLES))
+                        + weight * learnt * np.linspace(-1, 1, len(STYLES))
+                    )
                     pixel = base_pixel[p] + 0.3 * rng.normal(size=len(PIXELS))
                     if fault == "distortion" and weight > 0.9:
                         pixel[:4] += 8.0 * (weight - 0.8)
@@ -139,6 +149,7 @@ def make_run(
                     thumbs.append(thumb)
                     styles.append(style)
                     pixels.append(pixel)
+
     def pictures(at: list[np.ndarray], prefix: str, held_out: bool, small: np.ndarray | None = None) -> Pictures:
         n = len(at)
         return Pictures(
@@ -147,6 +158,7 @@ def make_run(
             (np.linspace(-1, 1, len(STYLES)) + 0.8 * rng.normal(size=(n, len(STYLES)))).astype(np.float32), held_out,
             (3.0 * np.array([0, 1, 1, 1, 0, 0]) + 0.5 * rng.normal(size=(n, len(PIXELS)))).astype(np.float32) if reference_pixels else None,
         )  # fmt: skip
+
     return RunData(
         cells=pd.DataFrame(rows), prompts=prompts, kind=kind, features=np.array(features, dtype=np.float32),
         thumbs=np.array(thumbs, dtype=np.float32), styles=np.array(styles, dtype=np.float32), style_names=STYLES,

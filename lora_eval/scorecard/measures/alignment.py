@@ -49,20 +49,24 @@ def measure(context: Context) -> None:
         others = (similarity.sum(axis=1) - np.where(known, clip_t, 0.0)) / (len(texts) - 1)
         margin = clip_t - others
         rank[known] = metric._retrieval_rank(similarity[known], own[known])
+    # a copied picture ignores its prompt, but that is memorising and is judged there
+    judged = np.where(context.shared.get("copied", np.zeros(n, dtype=bool)), np.nan, 1.0)
     context.columns.update(
         clip_t=clip_t, clip_t_delta=context.difference_column(clip_t), clip_t_margin=margin, retrieval_rank=rank
     )
     prompts = grid.prompts_of(("plain", "fidelity", "challenge", "composition")) or grid.core()
-    here = context.draws(context.paired(clip_t) if context.has_base else grid.cube(clip_t), prompts)
-    base = context.draws(context.paired_base(clip_t), prompts)
+    cube = context.paired(clip_t * judged) if context.has_base else grid.cube(clip_t)
+    here, base = context.draws(cube, prompts), context.draws(context.paired_base(clip_t, cube), prompts)
     context.add_draws(NAME, "clip_t", here, base.estimate, bounds=(-1.0, 1.0))
     context.add_draws(NAME, "clip_t_delta", here.map(lambda w, zero: w - zero, base), 0.0, bounds=(-2.0, 2.0))
     if len(texts) > 1:
-        ranks = context.draws(context.paired(rank) if context.has_base else grid.cube(rank), prompts)
-        context.add_draws(NAME, "retrieval_rank", ranks, context.draws(context.paired_base(rank), prompts).estimate,
-                          bounds=(1.0, float(len(texts))))  # fmt: skip
-    kept = context.draws(context.paired(margin), prompts).map(
-        lambda w, zero: np.where(zero < MARGIN_NEEDED, np.nan, w / zero), context.draws(context.paired_base(margin), prompts)
+        cube = context.paired(rank * judged) if context.has_base else grid.cube(rank)
+        rank_0 = context.draws(context.paired_base(rank, cube), prompts).estimate
+        context.add_draws(NAME, "retrieval_rank", context.draws(cube, prompts), rank_0, bounds=(1.0, float(len(texts))))
+    own_margin = context.paired(margin * judged)
+    kept = context.draws(own_margin, prompts).map(
+        lambda w, zero: np.where(zero < MARGIN_NEEDED, np.nan, w / zero),
+        context.draws(context.paired_base(margin, own_margin), prompts),
     )
     reason = ""
     if not context.has_base:
@@ -73,17 +77,19 @@ def measure(context: Context) -> None:
     for c in range(len(grid.conditions)):
         if reason:
             verdicts.append(f"not measured: {reason}")
+        elif not np.isfinite(own_margin[c][prompts]).any():
+            verdicts.append("not measured: every picture is a copy of a training picture, see generalisation")
         elif not np.isfinite(kept.estimate[c]):
             verdicts.append("not measured: by this encoder the base model's pictures do not fit their own prompts either; use "
                             "prompts the base model can draw, or another encoder")  # fmt: skip
         else:
             verdicts.append("")
     context.add_draws(NAME, "score", kept, 1.0, score=kept.estimate, verdicts=verdicts)
-    context.shared.update(kept=kept, clip_t_margin=margin)
+    context.shared.update(kept=kept, clip_t_margin=margin * judged)
     context.evidence[NAME].update(
         prompts=[grid.prompts[p] for p in prompts],
         interval_scope=kept.scope,
-        elements=_elements(context),
+        elements=_elements(context, judged),
         negative=_negative(context, similarity),
         by_prompt=_by_prompt(context, clip_t, prompts),
     )
@@ -101,7 +107,7 @@ def _by_prompt(context: Context, clip_t: np.ndarray, prompts: list[int]) -> dict
     }
 
 
-def _elements(context: Context) -> dict[str, list[dict[str, Any]]]:
+def _elements(context: Context, own: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     """Element by element against foils: pictures in which the caption as asked beats every foil."""
     data, grid = context.data, context.grid
     per_condition: dict[str, list[dict[str, Any]]] = {condition.key: [] for condition in grid.conditions}
@@ -144,8 +150,8 @@ def _elements(context: Context) -> dict[str, list[dict[str, Any]]]:
                     "foils_beaten": number(np.mean(wins[mine])), "weight_0_foils_beaten": number(plane),
                 })  # fmt: skip
             if np.isfinite(plane) and plane >= BASE_WINS:
-                kept_here.append(context.paired(wins)[:, p])
-                kept_base.append(context.paired_base(wins)[:, p])
+                kept_here.append(context.paired(wins * own)[:, p])
+                kept_base.append(context.paired_base(wins, context.paired(wins * own))[:, p])
         if kept_here:
             share[:, p] = np.mean(kept_here, axis=0)
             share_0[:, p] = np.mean(kept_base, axis=0)
@@ -203,7 +209,9 @@ def _negative(context: Context, similarity: np.ndarray) -> dict[str, Any]:
         prompts.append(p)
     if not prompts:
         reason = (
-            "no negative prompt with a twin without it" if grid.prompts_of(("negative",)) else "the suite has no negative prompt"
+            "no negative prompt with a twin without it"
+            if grid.prompts_of(("negative",))
+            else "the suite has no negative prompt"
         )
         context.not_measured(NAME, "negative_effect", f"{reason}; draw the same prompt and seeds with and without it")
         return result

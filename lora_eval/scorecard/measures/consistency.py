@@ -11,6 +11,8 @@ from lora_eval.scorecard.metrics import consistency as metric
 from lora_eval.scorecard.statistics import Draws, wilson
 
 DRIFTING = 3.5
+# a change smaller than this share of the distance between two seeds is no effect
+NO_EFFECT = 0.1
 NAME = "consistency"
 
 
@@ -25,12 +27,16 @@ def measure(context: Context) -> None:
     grid, data = context.grid, context.data
     prompts = [p for p in grid.prompts_of(("plain", "fidelity", "challenge", "composition"))] or grid.core()
     shape = (len(grid.conditions), len(prompts), grid.rows.shape[2])
-    cubes = {name: np.full(shape, np.nan) for name in ("carlos", "strength", "similarity", "similarity_0", "style", "style_0")}
+    cubes = {
+        name: np.full(shape, np.nan)
+        for name in ("carlos", "strength", "similarity", "similarity_0", "style", "style_0")
+    }
     across = {name: np.full((len(grid.conditions), len(prompts), 1), np.nan) for name in ("carlos", "style", "style_0")}
     diversity = {name: np.full((len(grid.conditions), len(prompts), 1), np.nan) for name in ("vendi", "vendi_0")}
     n_rows = len(data.cells)
     columns = {name: np.full(n_rows, np.nan) for name in ("effect", "carlos", "drift_z")}
     drifting: dict[str, list[dict[str, Any]]] = {}
+    lines, lines_0 = np.full((2, len(grid.conditions), 2), np.nan)
     drift_counts = np.zeros((len(grid.conditions), 2), dtype=int)
 
     base_rows = grid.base[prompts]
@@ -65,6 +71,8 @@ def measure(context: Context) -> None:
         cubes["style_0"][c] = metric.pseudo_values(base_style, both) / 2
         across["style"][c] = _means_apart(style, both)
         across["style_0"][c] = _means_apart(styles[np.maximum(base_rows, 0)], both)
+        lines[c] = metric.split(features, both)
+        lines_0[c] = metric.split(base_features, both)
         z = _drift(style, gram, mask, rows, columns["drift_z"])
         drift_counts[c] = int((z > DRIFTING).sum()), int(np.isfinite(z).sum())
         order = np.argsort(-np.where(np.isfinite(z), z, -1.0), kind="stable")
@@ -87,7 +95,9 @@ def measure(context: Context) -> None:
     context.shared.update(effect=strength, seed_spread=seed_spread, diversity=diversity, triggered=prompts)
     context.add_draws(NAME, "carlos_consistency", carlos, 0.0, ceiling, bounds=(-1.0, 1.0))
     context.add_draws(NAME, "carlos_strength", strength, seed_spread, bounds=(0.0, 2.0))
-    context.add_draws(NAME, "carlos_consistency_prompts", context.draws(across["carlos"], every), 0.0, bounds=(-1.0, 1.0))
+    context.add_draws(
+        NAME, "carlos_consistency_prompts", context.draws(across["carlos"], every), 0.0, bounds=(-1.0, 1.0)
+    )
     similar = context.draws(cubes["similarity"], every)
     context.add_draws(
         NAME, "similarity_seeds", similar, context.draws(cubes["similarity_0"], every).estimate,
@@ -102,7 +112,9 @@ def measure(context: Context) -> None:
         off = _square_distance(references.styles.astype(np.float64)[None] / scale)
         reference_spread = float(np.sqrt(metric.pair_mean(off, np.ones((1, len(references)), dtype=bool))[0] / 2))
     root = lambda draws: draws.map(lambda v: np.sqrt(np.clip(v, 0.0, None)))  # noqa: E731
-    context.add_draws(NAME, "style_spread_seeds", root(style), root(style_0).estimate, reference_spread, bounds=(0.0, np.inf))
+    context.add_draws(
+        NAME, "style_spread_seeds", root(style), root(style_0).estimate, reference_spread, bounds=(0.0, np.inf)
+    )
     prompts_spread = root(context.draws(across["style"], every))
     context.add_draws(
         NAME, "style_spread_prompts", prompts_spread, root(context.draws(across["style_0"], every)).estimate,
@@ -114,7 +126,13 @@ def measure(context: Context) -> None:
         if total:
             context.add(condition, NAME, "drift_share", out / total, wilson(out, total), total, drift_base)
         else:
-            context.add(condition, NAME, "drift_share", None, verdict="not measured: fewer than five pictures; draw more seeds")
+            context.add(
+                condition, NAME, "drift_share", None, verdict="not measured: fewer than five pictures; draw more seeds"
+            )
+    for c, condition in enumerate(grid.conditions):
+        ratio = lines[c, 0] / lines_0[c, 0] if lines_0[c, 0] > 0 else np.nan
+        context.add(condition, NAME, "split_ratio", ratio, n=int(carlos.n[c]), baseline=1.0)
+        context.add(condition, NAME, "split_share", lines[c, 1], n=int(carlos.n[c]), baseline=lines_0[c, 1])
     _score(context, carlos, strength, spread, seed_spread, ceiling, shape[2])
     context.evidence[NAME] = {
         "drifting": drifting,
@@ -132,7 +150,11 @@ def _score(
     low, _ = spread.interval()
     worse = np.where(np.isfinite(low) & (low > 1.0), low, 1.0)
     top = ceiling if np.isfinite(ceiling) and ceiling > 0.02 else 1.0
-    score = carlos.map(lambda value: value / top / worse)
+    _, effect = strength.interval()
+    effect = np.where(np.isfinite(effect), effect, strength.estimate)
+    with np.errstate(invalid="ignore"):
+        silent = effect < NO_EFFECT * seed_spread
+    score = carlos.map(lambda value: np.where(silent, np.nan, value / top / worse))
     verdicts = []
     for c in range(len(context.grid.conditions)):
         if not context.has_base:
@@ -140,7 +162,7 @@ def _score(
         elif seeds < 2:
             verdicts.append("not measured: one seed; draw at least 4 seeds of every prompt")
         elif not np.isfinite(score.estimate[c]):
-            verdicts.append("not measured: the pictures do not differ from weight 0, there is nothing to be consistent")
+            verdicts.append("not measured: the pictures hardly differ from weight 0, so there is no change to be consistent")
         else:
             verdicts.append("")
     context.shared["style_spread_low"] = low
@@ -153,7 +175,9 @@ def _style_scale(styles: np.ndarray, base_rows: np.ndarray) -> np.ndarray:
         return np.ones(styles.shape[1] if styles.ndim == 2 else 0)
     rows = np.sort(base_rows[base_rows >= 0])
     # sorted, so that the sum runs in the same order however the table is ordered
-    values = np.sort(np.asarray(styles, dtype=np.float64)[rows] if len(rows) > 1 else np.asarray(styles, dtype=np.float64), axis=0)
+    values = np.sort(
+        np.asarray(styles, dtype=np.float64)[rows] if len(rows) > 1 else np.asarray(styles, dtype=np.float64), axis=0
+    )
     deviation = values.std(axis=0)
     return np.where(deviation > 1e-6, deviation, 1.0)
 
@@ -172,7 +196,9 @@ def _across_prompts(difference: np.ndarray, mask: np.ndarray) -> np.ndarray:
     present = mask.any(axis=1)
     count = np.maximum(mask.sum(axis=1), 1)[:, None]
     means = np.where(mask[..., None], difference, 0.0).sum(axis=1) / count
-    return metric.pseudo_values(metric.cosines(means)[None], (present & (np.linalg.norm(means, axis=1) > 1e-5))[None])[0][:, None]
+    return metric.pseudo_values(metric.cosines(means)[None], (present & (np.linalg.norm(means, axis=1) > 1e-5))[None])[
+        0
+    ][:, None]
 
 
 def _means_apart(styles: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -189,7 +215,8 @@ def _drift(style: np.ndarray, gram: np.ndarray, mask: np.ndarray, rows: np.ndarr
     residual = np.zeros_like(style)
     for p in np.flatnonzero(mask.any(axis=1)):
         residual[p] = style[p] - np.median(style[p][mask[p]], axis=0)
-        off_feature[p] -= np.median(off_feature[p][mask[p]])
+        middle = np.median(off_feature[p][mask[p]])
+        off_feature[p] /= middle if middle > 1e-9 else np.nan
     judged = mask & enough[:, None]
     z = np.full(mask.shape, np.nan)
     z[judged] = metric.drift(residual[judged], off_feature[judged])
@@ -222,7 +249,9 @@ def _carlos_ceiling(base: np.ndarray, mask: np.ndarray, context: Context) -> flo
         if size < 2:
             continue
         chosen = np.argsort(rng.random((32, len(features))), axis=1)[:, :size]
-        values.append(metric.pair_mean(metric.cosines(features[chosen] - x[:size]), np.ones((32, size), dtype=bool)).mean())
+        values.append(
+            metric.pair_mean(metric.cosines(features[chosen] - x[:size]), np.ones((32, size), dtype=bool)).mean()
+        )
     return float(np.mean(values)) if values else float("nan")
 
 

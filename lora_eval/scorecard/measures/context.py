@@ -47,10 +47,10 @@ class Context:
         """Bootstrap the (..., P, M) values of some prompts; the same prompts give paired draws."""
         return resample(cube[..., prompts, :], self.resamples, self.seed)
 
-    def paired_base(self, values: np.ndarray) -> np.ndarray:
-        """(N,) -> (C, P, M): weight 0's value where the condition has the twin, else NaN."""
-        plane = self.grid.base_plane(values)
-        return np.where(self.grid.rows >= 0, plane, np.nan)
+    def paired_base(self, values: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
+        """(N,) -> (C, P, M): weight 0's value where the condition has the twin (and ``like`` a number), else NaN."""
+        plane = np.where(self.grid.rows >= 0, self.grid.base_plane(values), np.nan)
+        return plane if like is None else np.where(np.isfinite(like), plane, np.nan)
 
     def paired(self, values: np.ndarray) -> np.ndarray:
         """(N,) -> (C, P, M): the value where both the picture and its weight-0 twin exist, else NaN."""
@@ -61,7 +61,9 @@ class Context:
         result = np.full(len(self.data.cells), np.nan)
         rows, twins = self.grid.rows, self.grid.twins()
         found = twins >= 0
-        result[rows[found]] = np.asarray(values, dtype=float)[rows[found]] - np.asarray(values, dtype=float)[twins[found]]
+        result[rows[found]] = (
+            np.asarray(values, dtype=float)[rows[found]] - np.asarray(values, dtype=float)[twins[found]]
+        )
         base = self.grid.base[self.grid.base >= 0]
         result[base] = np.where(np.isfinite(np.asarray(values, dtype=float)[base]), 0.0, np.nan)
         return result
@@ -136,7 +138,9 @@ class Context:
                 if condition.checkpoint in seen:
                     continue
                 seen.add(condition.checkpoint)
-            self.add(condition, dimension, measure, None, verdict=f"not measured: {reason}", whole_checkpoint=per_checkpoint)
+            self.add(
+                condition, dimension, measure, None, verdict=f"not measured: {reason}", whole_checkpoint=per_checkpoint
+            )
 
 
 def number(value: Any) -> float | None:

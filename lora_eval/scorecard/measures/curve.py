@@ -90,9 +90,11 @@ def _samples(context: Context, checkpoint: str) -> Samples | None:
         return None
     weight = min(weights, key=lambda w: (abs(w - 1.0), w))
     index = [next(i for i in grid.of(c) if grid.conditions[i].weight == weight) for c in mine]
+
     def pick(name: str) -> list[float] | None:
         draws = context.shared.get(name)
         return None if draws is None else [float(draws.estimate[i]) for i in index]
+
     vendi = context.shared["diversity"]["vendi"]
     valid = np.isfinite(vendi).any(axis=(1, 2))
     diversity = [float(np.nanmean(vendi[i])) if valid[i] else float("nan") for i in index]

@@ -47,7 +47,9 @@ def _encoder(context: Context, name: str, features: np.ndarray, references: np.n
     here = context.draws(context.paired(values) if context.has_base else grid.cube(values), core)
     base = context.draws(context.paired_base(values), core)
     gain = here.map(lambda w, zero: w - zero, base)
-    score = here.map(lambda w, zero: np.where(ceiling - zero < metric.ROOM, np.nan, (w - zero) / (ceiling - zero)), base)
+    score = here.map(
+        lambda w, zero: np.where(ceiling - zero < metric.ROOM, np.nan, (w - zero) / (ceiling - zero)), base
+    )
     context.add_draws(NAME, name, here, base.estimate, number(ceiling), score=score.estimate, bounds=(-1.0, 1.0))
     context.add_draws(NAME, f"{name}_gain", gain, 0.0, bounds=(-2.0, 2.0))
     if not found.all():
@@ -67,7 +69,9 @@ def _encoder(context: Context, name: str, features: np.ndarray, references: np.n
             )
         else:
             verdicts.append("")
-    context.add_draws(NAME, "score" if main else f"{name}_score", score, 0.0, 1.0, score=score.estimate, verdicts=verdicts)
+    context.add_draws(
+        NAME, "score" if main else f"{name}_score", score, 0.0, 1.0, score=score.estimate, verdicts=verdicts
+    )
     if main:
         context.shared.update(gain=gain, relative=score, clip_i=values, ceiling=ceiling, base_clip_i=base)
         context.evidence[NAME]["interval_scope"] = here.scope

@@ -30,7 +30,7 @@ def measure(context: Context) -> None:
     Each part counts with its bound nearest 1 (it is lost only as far as that is sure), so that six
     noisy numbers do not make a good LoRA look bad by their minimum.
     """
-    context.evidence[NAME] = {}
+    context.evidence.setdefault(NAME, {})
     parts: dict[str, Draws | np.ndarray] = {}
     for name, found in (
         ("fidelity_kept", _fidelity_kept(context)),
@@ -38,7 +38,7 @@ def measure(context: Context) -> None:
         ("diversity", _diversity(context)),
         ("leak", _leak(context)),
         ("held_out_gap", _held_out_gap(context)),
-        ("copies", _copies(context)),
+        ("copies", context.shared.get("copies")),
     ):
         if found is not None:
             parts[name] = found
@@ -50,15 +50,21 @@ def _score(context: Context, parts: dict[str, Any]) -> None:
     weakest: dict[str, dict[str, Any]] = {}
     # copies and gap judge memorising, kept and leak judge reach: with neither there is no verdict
     judged = [name for name in ("fidelity_kept", "copies", "leak", "held_out_gap") if name in parts]
+    shows = _positive_gain(context)
     for c, condition in enumerate(grid.conditions):
         rows = {}
         for name, part in parts.items():
             value, low, high, n = (float(x[c]) for x in part)
             if np.isfinite(value):
                 rows[name] = (value, low, high, int(n))
+        copied = "copies" in rows and rows["copies"][0] < 1.0
+        if shows is not None and not shows[c] and not copied:
+            reason = "the concept does not show on plain prompts, so there is nothing to generalise"
+            context.add(condition, NAME, "score", None, verdict=f"not measured: {reason}")
+            continue
         if not any(name in rows for name in judged):
-            reason = "; ".join(dict.fromkeys(v for k, v in context.notes.items() if k.startswith("generalisation"))) or (
-                "add challenge prompts, the training pictures and references")  # fmt: skip
+            found = [v for k, v in sorted(context.notes.items()) if k.startswith("generalisation.")]
+            reason = "; ".join(dict.fromkeys(found)) or "add challenge prompts, the training pictures and references"
             context.add(condition, NAME, "score", None, verdict=f"not measured: {reason}")
             continue
         sure = {name: (value if not np.isfinite(high) else high) for name, (value, _, high, _) in rows.items()}
@@ -68,7 +74,9 @@ def _score(context: Context, parts: dict[str, Any]) -> None:
         context.add(condition, NAME, "score", value, (low, high), n, 0.0, 1.0, value)
         weakest[condition.key] = {
             "part": name,
-            "parts": {key: {"value": number(r[0]), "ci_low": number(r[1]), "ci_high": number(r[2])} for key, r in rows.items()},
+            "parts": {
+                key: {"value": number(r[0]), "ci_low": number(r[1]), "ci_high": number(r[2])} for key, r in rows.items()
+            },
         }
     context.evidence[NAME]["weakest"] = weakest
 
@@ -102,7 +110,9 @@ def _fidelity_kept(context: Context) -> Any:
     if shows is None:
         return _miss(context, "fidelity_kept", "no reference pictures; name pictures of the concept")
     if not shows.any():
-        return _miss(context, "fidelity_kept", "the concept does not show on plain prompts, so there is nothing to keep")
+        return _miss(
+            context, "fidelity_kept", "the concept does not show on plain prompts, so there is nothing to keep"
+        )
     clip_i = context.shared["clip_i"]
     there = context.draws(context.paired(clip_i) - context.paired_base(clip_i), challenge)
     kept = there.map(lambda a, b: a / b, context.shared["gain"])
@@ -117,9 +127,14 @@ def _alignment_kept(context: Context) -> Any:
     margin = context.shared.get("clip_t_margin")
     if not challenge or margin is None or not np.isfinite(margin).any():
         return _miss(context, "alignment_kept", "no challenge prompt with an encoded text; add some and embed again")
+
     def kept(prompts: list[int]) -> Draws:
-        base = context.draws(context.paired_base(margin), prompts)
-        return context.draws(context.paired(margin), prompts).map(lambda w, zero: np.where(zero > 0.005, w / zero, np.nan), base)
+        cube = context.paired(margin)
+        base = context.draws(context.paired_base(margin, cube), prompts)
+        return context.draws(cube, prompts).map(
+            lambda w, zero: np.where(zero > 0.005, w / zero, np.nan), base
+        )
+
     beyond = kept(challenge).map(lambda a, b: 1.0 + a - np.minimum(b, 1.0), kept(core))
     context.add_draws(NAME, "alignment_kept", beyond, 1.0)
     return _stack(beyond)
@@ -128,12 +143,18 @@ def _alignment_kept(context: Context) -> Any:
 def _diversity(context: Context) -> Any:
     vendi, base = context.shared["diversity"]["vendi"], context.shared["diversity"]["vendi_0"]
     if not np.isfinite(vendi * base).any():
-        return _miss(context, "diversity_kept", "fewer than two seeds with a weight-0 twin; draw at least 4 seeds of every prompt")
+        return _miss(
+            context,
+            "diversity_kept",
+            "fewer than two seeds with a weight-0 twin; draw at least 4 seeds of every prompt",
+        )
     ceiling = context.shared.get("vendi_reference") or np.inf
     every = list(range(vendi.shape[1]))
     ceiling = ceiling if np.isfinite(ceiling) else np.inf
+
     def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a - 1.0) / np.maximum(np.minimum(b, ceiling) - 1.0, 1e-9)
+
     here, zero = context.draws(vendi, every), context.draws(base, every)
     kept = here.map(ratio, zero)
     context.add_draws(NAME, "diversity_kept", kept, 1.0, bounds=(0.0, np.inf))
@@ -181,7 +202,11 @@ def _held_out_gap(context: Context) -> Any:
     if references is None or training is None or not references.held_out:
         return _miss(context, "held_out_gap", "no held-out pictures; keep at least four pictures out of training")
     if len(references) < HELD_OUT_NEEDED:
-        return _miss(context, "held_out_gap", f"{len(references)} held-out pictures; keep at least {HELD_OUT_NEEDED} out of training")
+        return _miss(
+            context,
+            "held_out_gap",
+            f"{len(references)} held-out pictures; keep at least {HELD_OUT_NEEDED} out of training",
+        )
     room = context.shared["ceiling"] - context.shared["base_clip_i"].estimate
     gap = fidelity_metric._clip_i(context.data.features, training.features) - context.shared["clip_i"]
     core = context.grid.core()
@@ -194,7 +219,13 @@ def _held_out_gap(context: Context) -> Any:
     return 1.0 - relative.estimate, 1.0 - high, 1.0 - low, relative.n
 
 
-def _copies(context: Context) -> Any:
+def find_copies(context: Context) -> None:
+    """Copies by two witnesses; before alignment, which a copied picture would be blamed for a second time."""
+    context.evidence.setdefault(NAME, {})
+    _copies(context)
+
+
+def _copies(context: Context) -> None:
     training, grid, data = context.data.training, context.grid, context.data
     if training is None or len(training) < 3:
         return _miss(context, "copies", "no training pictures; name the folder the LoRA was trained on")
@@ -234,12 +265,9 @@ def _copies(context: Context) -> Any:
             {"image": context.image(int(r)), "training": training.names[int(index[r])],
              "cosine": number(cosine[r]), "ssim": number(structure[r])} for r in order[:50]
         ]  # fmt: skip
-    context.shared["copies"] = values
+    context.shared.update(copies=values, copied=copy)
     context.evidence[NAME].update(
         copies=pairs,
         copy_limits={"cosine": number(limits.feature), "ssim": number(limits.ssim)},
         alike_at_weight_0_too=int(by_chance.sum()),
     )
-    return values
-
-

@@ -31,7 +31,11 @@ def measure(context: Context) -> None:
     data, grid = context.data, context.grid
     prompts = grid.prompts_of(("plain", "fidelity", "challenge", "composition")) or grid.core()
     z = _departures(context, prompts)
-    context.evidence[NAME] = {"statistics": list(data.pixel_names), "left_spread_at_z": metric.LEFT_SPREAD, "votes_needed": VOTES}
+    context.evidence[NAME] = {
+        "statistics": list(data.pixel_names),
+        "left_spread_at_z": metric.LEFT_SPREAD,
+        "votes_needed": VOTES,
+    }
     curves: dict[str, Any] = {}
     for checkpoint in grid.checkpoints:
         chosen = [c for c in grid.of(checkpoint) if grid.conditions[c].weight > 0]
@@ -53,8 +57,9 @@ def _departures(context: Context, prompts: list[int]) -> np.ndarray:
     base = np.where((grid.base[prompts] >= 0)[..., None], pixels[np.maximum(grid.base[prompts], 0)], np.nan)
     centre, spread = metric._base_spread(base)
     allowed = None
-    if data.references is not None and data.references.pixels is not None and len(data.references) >= 3:
+    if _references_known(context) and data.references is not None and data.references.pixels is not None:
         allowed = np.quantile(data.references.pixels.astype(np.float64), [0.05, 0.95], axis=0)
+
     def fill(rows: np.ndarray) -> np.ndarray:
         value = np.where((rows >= 0)[..., None], pixels[np.maximum(rows, 0)], np.nan)
         z = metric.departure(value, centre[:, None, :], spread, allowed)
@@ -62,6 +67,7 @@ def _departures(context: Context, prompts: list[int]) -> np.ndarray:
         second = np.sort(np.where(np.isfinite(z), np.abs(z), 0.0), axis=-1)[..., -min(VOTES, z.shape[-1])]
         column[rows[found]] = second[found]
         return z
+
     fill(grid.base[prompts])
     for c in range(len(grid.conditions)):
         z = fill(grid.rows[c][prompts]).reshape(-1, pixels.shape[1])
@@ -77,11 +83,15 @@ def _response(context: Context, chosen: list[int]) -> tuple[np.ndarray, str]:
     grid, core = context.grid, context.grid.core()
     clip_i = context.shared.get("clip_i")
     if clip_i is not None:
-        return (context.paired(clip_i) - context.paired_base(clip_i))[chosen][:, core], "likeness to the references (cosine)"
+        return (context.paired(clip_i) - context.paired_base(clip_i))[chosen][
+            :, core
+        ], "likeness to the references (cosine)"
     features, twins = context.data.features.astype(np.float64), grid.twins()[:, core]
+
     def change(c: int) -> np.ndarray:
         rows, zero = grid.rows[c][core], twins[c]
         return np.where((zero >= 0)[..., None], features[np.maximum(rows, 0)] - features[np.maximum(zero, 0)], np.nan)
+
     top = change(chosen[-1])
     valid = np.isfinite(top).all(axis=-1)
     if not valid.any():
@@ -90,7 +100,9 @@ def _response(context: Context, chosen: list[int]) -> tuple[np.ndarray, str]:
     length = np.linalg.norm(direction)
     if length < 1e-6:
         return np.full((len(chosen), len(core), grid.rows.shape[2]), np.nan), ""
-    return np.stack([change(c) @ (direction / length) for c in chosen]), "movement along the LoRA's own direction (no references)"
+    return np.stack(
+        [change(c) @ (direction / length) for c in chosen]
+    ), "movement along the LoRA's own direction (no references)"
 
 
 def _checkpoint(context: Context, checkpoint: str, chosen: list[int], z: np.ndarray) -> dict[str, Any]:
@@ -103,14 +115,18 @@ def _checkpoint(context: Context, checkpoint: str, chosen: list[int], z: np.ndar
     off = _beyond_purpose(context, z[chosen], gain)
     votes = metric.votes(off)
     still = _rising(gain)
-    left = (votes >= VOTES) & ~still
-    strongly = (metric.votes(off, 2 * metric.LEFT_SPREAD) >= VOTES) & ~still
+    strongly = metric.votes(off, 2 * metric.LEFT_SPREAD) >= VOTES
+    # a likeness still on its way may move statistics too; far beyond the references' own it may not
+    excused = still & ~(strongly if _references_known(context) else np.zeros_like(strongly))
+    left, strongly = (votes >= VOTES) & ~excused, strongly & ~excused
     kept: Draws | None = context.shared.get("kept")
     deaf = np.zeros(len(chosen), dtype=bool)
     if kept is not None:
         _, kept_high = kept.interval()
         with np.errstate(invalid="ignore"):
-            deaf = np.where(np.isfinite(kept_high[chosen]), kept_high[chosen], kept.estimate[chosen]) < ALIGNMENT_TOLERANCE
+            deaf = (
+                np.where(np.isfinite(kept_high[chosen]), kept_high[chosen], kept.estimate[chosen]) < ALIGNMENT_TOLERANCE
+            )
     pixels_known = bool(np.isfinite(z[chosen]).any())
     onset = metric.onset(weights, left, strongly) if pixels_known else math.nan
     fine = ~deaf & ~(weights >= onset)
@@ -131,9 +147,13 @@ def _checkpoint(context: Context, checkpoint: str, chosen: list[int], z: np.ndar
         "usable": [float(w) for w in weights[usable]],
         "recommended": number(best),
     }
-    def row(measure: str, value: float, interval: tuple[float, float] | None = None, verdict: str = "", score: Any = None) -> None:
+
+    def row(
+        measure: str, value: float, interval: tuple[float, float] | None = None, verdict: str = "", score: Any = None
+    ) -> None:
         context.add(where, NAME, measure, value, interval, int(gain.n.max(initial=0)), score=score, verdict=verdict,
                     whole_checkpoint=True)  # fmt: skip
+
     for c, i in zip(chosen, range(len(chosen)), strict=True):
         context.add(grid.conditions[c], NAME, "response", gain.estimate[i], (low[i], high[i]), int(gain.n[i]), 0.0)
         if pixels_known:
@@ -161,44 +181,64 @@ def _checkpoint(context: Context, checkpoint: str, chosen: list[int], z: np.ndar
     return curve
 
 
-def _judge(curve: dict[str, Any], row: Any, weights: np.ndarray, response: np.ndarray, gain: Draws, onset: float, context: Context) -> None:
+def _judge(
+    curve: dict[str, Any], row: Any, weights: np.ndarray, response: np.ndarray, gain: Draws, onset: float, context: Context
+) -> None:
     """Monotony, smoothness, knee and the score of one checkpoint with enough weights."""
-    grid0 = np.concatenate([[0.0], weights])
+    grid = np.concatenate([[0.0], weights])
     with_zero = np.concatenate([np.where(np.isfinite(response[:1]), 0.0, np.nan), response])
+    rho = metric.monotony(grid, np.moveaxis(with_zero, 0, -1))
+    pairs = resample(rho, context.resamples, context.seed)
+    mean = np.concatenate([[0.0], gain.estimate])
+    means = np.concatenate([np.zeros((len(gain.samples), 1)), gain.samples], axis=1)
     # beyond its best weight a LoRA may decline: that is what the usable range is for
     top = max(int(np.argmax(gain.estimate)) + 1, metric.WEIGHTS_NEEDED - 1)
-    rho = metric.monotony(grid0, np.moveaxis(with_zero, 0, -1))
-    rising = metric.monotony(grid0[: top + 1], np.moveaxis(with_zero[: top + 1], 0, -1))
-    rho_draws, rising_draws = (resample(r, context.resamples, context.seed) for r in (rho, rising))
-    mean = np.concatenate([[0.0], gain.estimate])
-    csm, knee = metric.csm(grid0, mean), metric.knee(grid0, mean)
-    switch = metric.switch_csm(top)
-    smooth = 1.0 - metric.csm(grid0[: top + 1], mean[: top + 1]) / switch
-    unbroken = min(1.0, onset / FULL_WEIGHT) if math.isfinite(onset) else min(1.0, float(weights[-1]) / FULL_WEIGHT)
-    parts = {"monotony": float(rising_draws.estimate), "smoothness": smooth, "unbroken": unbroken}
-    name = min(parts, key=lambda key: (parts[key], key))
-    score = max(0.0, parts[name])
-    interval = tuple(float(x) for x in rising_draws.interval(low=-1.0, high=1.0))
-    if name == "smoothness":
-        draws = np.concatenate([np.zeros((len(gain.samples), 1)), gain.samples], axis=1)[:, : top + 1]
-        span = draws.max(axis=1) - draws.min(axis=1)
-        step = np.diff(grid0[: top + 1])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = 1.0 - np.std(np.diff(draws, axis=1) / span[:, None] * (step.mean() / step), axis=1) / switch
-        values = values[np.isfinite(values)]
-        interval = (min(score, float(np.quantile(values, 0.025))), max(score, float(np.quantile(values, 0.975)))) if values.size else None
-    elif name == "unbroken":
-        # the onset lies between the last sound weight and the first broken one
-        sound = weights[weights < onset] if math.isfinite(onset) else weights
-        interval = (min(1.0, float(sound[-1]) / FULL_WEIGHT) if sound.size else 0.0, unbroken)
-    low, high = rho_draws.interval(low=-1.0, high=1.0)
-    curve.update(csm=number(csm), knee=number(knee), monotony=number(rho_draws.estimate),
-                 median_monotony=number(np.nanmedian(rho)) if np.isfinite(rho).any() else None,
-                 parts={k: number(v) for k, v in parts.items()}, weakest=name)  # fmt: skip
-    row("monotony", float(rho_draws.estimate), (float(low), float(high)))
+    rise, mean_rise, means_rise = grid[: top + 1], mean[: top + 1], means[:, : top + 1]
+    worst = metric.switch_csm(top)
+    smooth = 1.0 - _csm_of_draws(rise, means_rise) / worst
+    unbroken = min(1.0, onset / FULL_WEIGHT) if math.isfinite(onset) else 1.0
+    # the onset lies between the last sound weight and the first broken one
+    sound = weights[weights < onset] if math.isfinite(onset) else weights
+    last_sound = (float(sound[-1]) if sound.size else 0.0) / FULL_WEIGHT if math.isfinite(onset) else 1.0
+    parts: dict[str, tuple[float, float, float]] = {
+        "monotony": _spread(float(metric.monotony(rise, mean_rise)), metric.monotony(rise, means_rise)),
+        "smoothness": _spread(1.0 - metric.csm(rise, mean_rise) / worst, smooth),
+        "unbroken": (unbroken, min(last_sound, unbroken), unbroken),
+    }
+    name = min(parts, key=lambda key: (round(parts[key][0], 9), key))
+    score, low, high = (min(1.0, max(0.0, value)) for value in parts[name])
+    csm, knee = metric.csm(grid, mean), metric.knee(grid, mean)
+    finite = rho[np.isfinite(rho)]
+    curve.update(
+        csm=number(csm),
+        knee=number(knee),
+        monotony=number(float(pairs.estimate)),
+        median_monotony=number(float(np.median(finite))) if finite.size else None,
+        parts={key: number(value[0]) for key, value in parts.items()},
+        weakest=name,
+    )
+    pair_low, pair_high = pairs.interval(low=-1.0, high=1.0)
+    row("monotony", float(pairs.estimate), (float(pair_low), float(pair_high)))
     row("csm", csm)
     row("knee", knee)
-    row("score", score, interval, score=score)
+    row("score", score, (low, high), score=score)
+
+
+def _csm_of_draws(weights: np.ndarray, curves: np.ndarray) -> np.ndarray:
+    """CSM of every bootstrapped curve, (R, W) -> (R,); see :func:`metrics.strength.csm`."""
+    span = curves.max(axis=1) - curves.min(axis=1)
+    step = np.diff(weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.std(np.diff(curves, axis=1) / span[:, None] * (step.mean() / step), axis=1)
+
+
+def _spread(value: float, draws: np.ndarray) -> tuple[float, float, float]:
+    """A value with the percentile interval of its draws, widened to hold it (both statistics are bounded)."""
+    draws = draws[np.isfinite(draws)]
+    if not draws.size:
+        return value, value, value
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return value, min(value, float(low)), max(value, float(high))
 
 
 def _rising(gain: Draws) -> np.ndarray:
@@ -224,14 +264,19 @@ def _beyond_purpose(context: Context, z: np.ndarray, gain: Draws) -> np.ndarray:
     moved by the weight at which most of its likeness is reached counts as purpose; only what comes
     after that is distortion.
     """
-    references = context.data.references
-    if context.data.kind != "style" or (references is not None and references.pixels is not None):
+    if context.data.kind != "style" or _references_known(context):
         return z
     best = np.nanmax(gain.estimate) if np.isfinite(gain.estimate).any() else 0.0
     if not best > 0:
         return z
     reached = int(np.argmax(np.nan_to_num(gain.estimate, nan=-np.inf) >= metric.KEPT_GAIN * best))
     return np.where(np.sign(z) == np.sign(z[reached]), np.sign(z) * np.clip(np.abs(z) - np.abs(z[reached]), 0, None), z)
+
+
+def _references_known(context: Context) -> bool:
+    """Whether the references' own pixel statistics can say which departures are learnt."""
+    references = context.data.references
+    return references is not None and references.pixels is not None and len(references) >= 3
 
 
 def _no_onset(pixels_known: bool, weights: np.ndarray) -> str:

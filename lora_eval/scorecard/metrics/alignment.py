@@ -35,7 +35,7 @@ def retrieval_rank(pictures: np.ndarray, texts: np.ndarray, own: np.ndarray) -> 
     """
     first, second = checks.features(pictures, "pictures"), checks.features(texts, "texts")
     own = np.asarray(own)
-    if own.shape != (len(first),) or (len(own) and not (0 <= own.min() and own.max() < len(second))):
+    if own.shape != (len(first),) or (len(own) and not (own.min() >= 0 and own.max() < len(second))):
         raise ValueError(f"own must hold an index below {len(second)} for each of the {len(first)} pictures")
     return _retrieval_rank(first @ second.T, own)
 

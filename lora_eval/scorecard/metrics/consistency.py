@@ -165,10 +165,10 @@ def drift(styles: np.ndarray, features_off: np.ndarray) -> np.ndarray:
     """How far each picture falls out of its row, as a modified z-score; above 3.5 is an outlier.
 
     Args:
-        styles: (n, K) style statistics of pictures of one condition, each less its prompt's weight-0
-            median, so that prompts can be pooled.
-        features_off: (n,) cosine distance to the other draws of the same prompt, less the prompt's
-            median; NaN where a prompt has fewer than three draws.
+        styles: (n, K) style statistics of pictures of one condition, each less its prompt's median, so
+            that prompts can be pooled.
+        features_off: (n,) cosine distance to the other draws of the same prompt over the prompt's
+            median of it; NaN where it is not known.
 
     Returns:
         (n,) the larger of the two one-sided z-scores, at least 0; NaN below five pictures.
@@ -190,7 +190,29 @@ def _drift(styles: np.ndarray, features_off: np.ndarray) -> np.ndarray:
         z = robust_z(styles, axis=0)
         # one statistic that never moves would make every rounding error infinite
         z = np.where(np.isfinite(z), z, 0.0)
-        by_style = robust_z(np.sqrt((np.minimum(np.abs(z), 50.0) ** 2).mean(axis=1)))
-    by_feature = robust_z(features_off) if np.isfinite(features_off).sum() >= 5 else np.full(len(styles), np.nan)
+        # squared distances are skewed; their cube root is nearly normal (Wilson and Hilferty, 1931)
+        by_style = robust_z(np.cbrt((np.minimum(np.abs(z), 50.0) ** 2).mean(axis=1)))
+    by_feature = robust_z(np.cbrt(features_off)) if np.isfinite(features_off).sum() >= 5 else np.full(len(styles), np.nan)
     both = np.fmax(by_style, by_feature)
     return np.where(np.isnan(both), np.nan, np.clip(both, 0.0, 99.0))
+
+
+def split(features: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """How much of what seeds change lies on one line: (variance along it, its share of all variance).
+
+    Features (P, M, D) are centred in each prompt over the masked seeds, so only what differs between
+    draws of one prompt is left. Draws of two kinds (a mixed training set) put it on the line between
+    the kinds. NaN pair where no prompt has two draws.
+    """
+    kept = mask & (mask.sum(axis=1) >= 2)[:, None]
+    if not kept.any():
+        return float("nan"), float("nan")
+    count = np.maximum(kept.sum(axis=1), 1)[:, None, None]
+    x = np.where(kept[..., None], features, 0.0)
+    x = np.where(kept[..., None], x - x.sum(axis=1, keepdims=True) / count, 0.0)[kept]
+    freedom = max(1, int(kept.sum()) - int(kept.any(axis=1).sum()))
+    # the smaller Gram has the same eigenvalues
+    gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
+    total = float(np.trace(gram))
+    top = float(np.linalg.eigvalsh(gram)[-1])
+    return top / freedom, (top / total if total > 0 else float("nan"))

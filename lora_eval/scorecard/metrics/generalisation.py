@@ -47,7 +47,9 @@ def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     if first.ndim != 3 or min(first.shape[1:]) < SSIM_WINDOW:
         raise ValueError(f"pictures must be (n, H, W) with sides of at least {SSIM_WINDOW}, got {first.shape}")
     # a slice at a time: the five moment maps of many pictures would not fit in the cache
-    return np.concatenate([_ssim(first[i : i + 64], second[i : i + 64]) for i in range(0, len(first), 64)] or [np.zeros(0)])
+    return np.concatenate(
+        [_ssim(first[i : i + 64], second[i : i + 64]) for i in range(0, len(first), 64)] or [np.zeros(0)]
+    )
 
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:

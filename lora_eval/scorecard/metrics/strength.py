@@ -106,7 +106,9 @@ def _base_spread(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centre, np.maximum(spread, np.maximum(0.1 * between, 1e-6))
 
 
-def departure(pixels: np.ndarray, centre: np.ndarray, spread: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+def departure(
+    pixels: np.ndarray, centre: np.ndarray, spread: np.ndarray, allowed: np.ndarray | None = None
+) -> np.ndarray:
     """How many spreads each statistic lies outside weight 0's, signed.
 
     Args:
@@ -144,7 +146,9 @@ def onset(weights: np.ndarray, left: np.ndarray, strongly: np.ndarray | None = N
     weights, left = _ascending(weights, needed=1), np.asarray(left, dtype=bool)
     checks_length(weights, left)
     for i in range(len(weights)):
-        if left[i] and ((i + 1 < len(weights) and left[i + 1]) or (i + 1 == len(weights) and strongly is not None and strongly[i])):
+        if left[i] and (
+            (i + 1 < len(weights) and left[i + 1]) or (i + 1 == len(weights) and strongly is not None and strongly[i])
+        ):
             return float(weights[i])
     return math.nan
 
