@@ -255,8 +255,8 @@ def _captions(dataset: Dataset, trigger: str | None, count_tokens: Callable[[str
         mend = "say in each caption what differs: pose, place, light"
         found.append(Finding("warning", "same caption", "", "every picture has the same caption", mend))
     if trigger:
-        without = [item for item in dataset.items if not captions.has_term(item.caption, trigger)]
-        if len(without) == len(dataset.items):
+        without = [item for item in written if not captions.has_term(item.caption, trigger)]
+        if written and len(without) == len(written):
             mend = f"put {trigger!r} in front of each caption"
             found.append(Finding("error", "no trigger", "", f"the trigger {trigger!r} is in no caption", mend))
         else:

@@ -34,6 +34,7 @@ FAR_ABOVE = 3.0
 FAR_STEPS = 20
 SKIPS = 20
 VALIDATIONS = 20
+VALIDATION_SHARE = 0.2
 
 
 @dataclass
@@ -230,7 +231,7 @@ class _Run:
         # as many training pictures as held-out ones, found by their hash: the gap between the two is like for like
         some = FixedLoss(self.borrowed, material.training, texts, config.seed, batch, denoise).pictures
         some = some[: len(material.held_out) or 8]
-        self.training_loss = FixedLoss(self.borrowed, some, texts, config.seed, batch, denoise)
+        self.training_loss = FixedLoss(self.borrowed, some, texts, config.seed, batch, denoise, probes=16)
 
     def _baseline(self, state: State | None) -> None:
         """Row 0: the model as training finds it. A resumed run takes it from its state."""
@@ -307,7 +308,14 @@ class _Run:
             self._patience(step, held.mean)
 
     def _validation_steps(self) -> int:
-        return self.config.validation_steps or max(1, round(self.total / VALIDATIONS))
+        """The config's, else about twenty times a run, but at most a fifth of the training's own work."""
+        if self.config.validation_steps:
+            return self.config.validation_steps
+        probes = len(self.training_loss) + (len(self.validation) if self.validation else 0)
+        # a probe is one forward pass, a trained picture about three
+        work = 3 * self.config.batch_size * self.config.gradient_accumulation
+        affordable = math.ceil(probes / (work * VALIDATION_SHARE))
+        return max(1, min(max(round(self.total / VALIDATIONS), affordable), self.total // 5))
 
     def _guard(self, step: int, result: StepResult) -> None:
         if not result.applied and math.isfinite(result.loss):

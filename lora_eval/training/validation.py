@@ -73,6 +73,8 @@ class FixedLoss:
         texts: the captions' encodings.
         seed: of noise and timesteps.
         batch_size: probes in one pass; does not change the probes, only rounding.
+        denoise: the model's prediction; default the borrowed model's.
+        probes: about how many to ask in all; each picture gets 4 to 16 timesteps.
 
     The probes depend on the seed and each picture's content alone: neither on the order of the pictures nor on any
     other generator.
@@ -86,12 +88,13 @@ class FixedLoss:
         seed: int,
         batch_size: int,
         denoise: Denoise | None = None,
+        probes: int = 32,
     ) -> None:
         self._borrowed, self._texts, self._seed, self._batch_size = borrowed, texts, seed, batch_size
         self._denoise = denoise or borrowed.denoise
         chosen = sorted(pictures, key=lambda p: (derive(seed, "fixed", p.sha256), p.sha256, p.item.caption))
         self.pictures = chosen[:MAX_PICTURES]
-        self.strata = min(max(-(-32 // max(len(self.pictures), 1)), 4), 16)
+        self.strata = min(max(-(-probes // max(len(self.pictures), 1)), 4), 16)
         self.probes = [probe for index in range(len(self.pictures)) for probe in self._probes_of(index)]
 
     def _probes_of(self, index: int) -> Iterator[Probe]:
