@@ -347,6 +347,16 @@ def test_output_keeps_the_models_dtype_and_gradients_are_fp32(
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in network.parameters())
 
 
+def test_a_layer_that_answers_in_another_dtype_keeps_it() -> None:
+    class Narrowing(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).bfloat16()
+
+    layer = Narrowing(4, 4)
+    with LoraNetwork(layer, [Target("mid_block.attentions.0.proj_in", layer, 4, 4)], seed=0):
+        assert layer(torch.randn(1, 4)).dtype == torch.bfloat16
+
+
 def test_autocast_computes_in_its_own_dtype(unet: nn.Module, inputs: Inputs, randomise: Fill) -> None:
     network = randomise(LoraNetwork(unet, find_targets(unet, "transformer")))
     seen = set()
@@ -453,6 +463,26 @@ def test_resizing_upwards_is_exact_and_stays_trainable(unet: nn.Module, inputs: 
     with large:
         unet(*inputs).square().mean().backward()
     assert all((layer.up.grad[:, 2:] != 0).any() for layer in large.layers.values())
+
+
+def test_directions_without_energy_stay_trainable_after_resizing(
+    unet: nn.Module, inputs: Inputs, randomise: Fill
+) -> None:
+    """A and B both zero would never move again: B is zero there, and A keeps its random start."""
+    source = randomise(LoraNetwork(unet, find_targets(unet), rank=3))
+    with torch.no_grad():
+        for layer in source.layers.values():
+            layer.up[:, 1:] = 0
+    twin = LoraNetwork(unet, find_targets(unet), rank=3, seed=0)
+    start = {path: layer.down.detach().clone() for path, layer in twin.layers.items()}
+    twin.load_resized(source.state_dict())
+    for path, layer in twin.layers.items():
+        assert torch.count_nonzero(layer.up[:, 1:]) == 0
+        assert torch.equal(layer.down[1:], start[path][1:])
+        assert torch.allclose(layer.weight_delta(), source.layers[path].weight_delta(), atol=1e-5)
+    with twin:
+        unet(*inputs).square().mean().backward()
+    assert all((layer.up.grad[:, 1:] != 0).any() for layer in twin.layers.values())
 
 
 def test_a_network_from_a_file_has_its_layers_ranks_and_alphas(
