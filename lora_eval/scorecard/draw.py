@@ -75,11 +75,16 @@ def draw(host: Host, plan: Plan, folder: RunFolder, job: Job, batch_size: int | 
                     folder.save_image(cell, drawn)
             result.drawn += len(wanted)
             job.advance(len(wanted))
-    for planned in plan.loras:
-        if _same_as_base(plan, folder, planned):
-            # nothing was drawn in this call, so the host was not asked yet
-            result.without_effect[planned.name] = layers.get(planned.name) or _check_lora(host, planned)
+    for name in unchanged(plan, folder):
+        # where nothing was drawn in this call the host was not asked yet
+        lora = next(planned for planned in plan.loras if planned.name == name)
+        result.without_effect[name] = layers.get(name) or _check_lora(host, lora)
     return result
+
+
+def unchanged(plan: Plan, folder: RunFolder) -> list[str]:
+    """Names of the checkpoints whose every picture at the largest weight equals weight 0 pixel by pixel."""
+    return [lora.name for lora in plan.loras if _same_as_base(plan, folder, lora)]
 
 
 def _generate(host: Host, plan: Plan, batch: list[Cell]) -> list[Drawn]:

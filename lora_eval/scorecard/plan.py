@@ -7,9 +7,11 @@ plan. ``Plan.cells()`` lists the pictures in the order of drawing, which is the 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from lora_eval.scorecard.ranges import format_number, parse_range
 from lora_eval.scorecard.suites import load_suite
 
 SCHEMA = 1
+TINY_MODEL = Path(__file__).resolve().parent.parent / "assets" / "tiny-sd"
 DEFAULT_BATCH = 4
 
 
@@ -52,7 +55,7 @@ class PlannedLora:
     """One checkpoint of a LoRA.
 
     Attributes:
-        series: the LoRA that it is a checkpoint of (``ss_output_name`` or the name without its step).
+        series: the LoRA that it is a checkpoint of: the name without its step.
         name: the file's stem: what users write in ``<lora:name:weight>``.
         path, sha256: the file and the SHA-256 of its bytes.
         step: optimiser steps, None where neither metadata nor name tell.
@@ -115,9 +118,9 @@ class Plan:
     class_word: str = ""
     batch_size: int = DEFAULT_BATCH
     encoder: str = "auto"
-    references: str = ""
-    training: str = ""
+    references: dict[str, Any] = field(default_factory=dict)
     histories: dict[str, str] = field(default_factory=dict)
+    created: str = ""
     schema: int = SCHEMA
 
     def cells(self) -> list[Cell]:
@@ -179,6 +182,14 @@ class Plan:
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{where} is incomplete ({error}); restore it or start a new run folder") from None
 
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of what decides the pictures: the same for the same pictures in any folder, at any time."""
+        parts: list[Any] = [self.host.name, self.model["name"], self.model["sha256"], [lora.key for lora in self.loras]]
+        drawn = [(prompt.id, prompt.text, prompt.negative) for prompt in self.prompts]
+        parts += [self.weights, drawn, self.seeds, asdict(self.sampling)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
     def differences(self, asked: Plan) -> list[str]:
         """What ``asked`` would draw otherwise, one line each; empty when the pictures are the same."""
         found: list[str] = []
@@ -215,7 +226,7 @@ class Plan:
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise RunError(f"{where} holds another run: {found[0]}{more}; choose another folder or ask for the same")
-        taken = ("kind", "prompts", "class_word", "encoder", "references", "training", "histories", "loras")
+        taken = ("kind", "prompts", "class_word", "encoder", "references", "histories", "loras")
         return replace(self, **{name: getattr(asked, name) for name in taken})
 
 
@@ -223,8 +234,7 @@ def make_plan(
     host: Host,
     loras: Sequence[Path | str],
     *,
-    run: str,
-    kind: str = "character",
+    kind: str | None = None,
     suite: str | Path | None = None,
     preset: str = "standard",
     weights: str | Sequence[float] | None = None,
@@ -235,8 +245,7 @@ def make_plan(
     sampling: Sampling | None = None,
     batch_size: int | None = None,
     encoder: str = "auto",
-    references: str = "",
-    training: str = "",
+    references: dict[str, Any] | None = None,
     histories: dict[str, str] | None = None,
 ) -> Plan:
     """Fill in what was not said, from the preset, the LoRA's metadata and the host.
@@ -251,25 +260,27 @@ def make_plan(
         ConfigError: kind, preset, weights, seeds or suite cannot be used.
         LoraFileError: a LoRA is missing or no safetensors file, or two share a name.
     """
-    if kind not in KINDS:
-        raise ConfigError(f'kind "{kind}" is none of {", ".join(KINDS)}')
     if preset not in PRESETS:
         raise ConfigError(f'preset "{preset}" is none of {", ".join(PRESETS)}')
     chosen = PRESETS[preset]
     planned, metadata = read_loras(loras)
     model = host.model()
-    trigger = metadata.get("modelspec.trigger_phrase", "") if trigger is None else trigger
-    class_word = metadata.get("lora_eval.class_word", "") if class_word is None else class_word
-    suite_name = kind if suite is None else suite
+    kind = kind or metadata.get("lora_eval_kind") or "character"
+    if kind not in KINDS:
+        raise ConfigError(f'kind "{kind}" is none of {", ".join(KINDS)}')
+    if trigger is None:
+        trigger = metadata.get("lora_eval_trigger") or metadata.get("modelspec.trigger_phrase", "")
+    class_word = metadata.get("lora_eval_class_word", "") if class_word is None else class_word
+    tiny = is_shipped_model(model)
+    suite_name = suite or (("tiny-style" if kind == "style" else "tiny") if tiny else kind)
     if prompts is None and suite is not None and Path(str(suite)).suffix:
         count = None
     else:
         count = chosen.prompts if prompts is None else prompts
     if sampling is None:
-        width, height = host.native_size()
-        sampling = Sampling(width=width, height=height)
-    return Plan(
-        run=run,
+        sampling = default_sampling(host)
+    plan = Plan(
+        run="",
         host=host.info(),
         model=_model_json(model),
         loras=planned,
@@ -284,10 +295,23 @@ def make_plan(
         class_word=class_word,
         batch_size=batch_size or DEFAULT_BATCH,
         encoder=encoder,
-        references=references,
-        training=training,
+        references=dict(references or {}),
         histories=dict(histories or {}),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+    return replace(plan, run=f"{slug(planned[-1].series)}-{plan.fingerprint[:8]}")
+
+
+def default_sampling(host: Host) -> Sampling:
+    """The host's size for its model, and the settings that the model draws well with."""
+    width, height = host.native_size()
+    # the tiny model was tuned at CFG 4; at 7 it over-saturates before any LoRA does
+    return Sampling(width=width, height=height, cfg_scale=4.0 if is_shipped_model(host.model()) else 7.0)
+
+
+def is_shipped_model(model: ModelInfo) -> bool:
+    """Whether the model is the shipped tiny Stable Diffusion."""
+    return model.path is not None and Path(model.path).resolve() == TINY_MODEL.resolve()
 
 
 def read_loras(paths: Sequence[Path | str]) -> tuple[tuple[PlannedLora, ...], dict[str, str]]:
@@ -302,7 +326,7 @@ def read_loras(paths: Sequence[Path | str]) -> tuple[tuple[PlannedLora, ...], di
     for path in dict.fromkeys(Path(path).resolve() for path in paths):
         metadata = _metadata(path)
         step = _step(path.stem, metadata)
-        series = metadata.get("ss_output_name") or re.sub(r"[-_](?:step)?\d+$", "", path.stem)
+        series = re.sub(r"[-_](?:step)?\d+$", "", path.stem)
         found.append((PlannedLora(series, path.stem, str(path), file_sha256(path), step), metadata))
     by_name: dict[str, PlannedLora] = {}
     for lora, _ in found:

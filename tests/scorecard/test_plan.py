@@ -23,7 +23,6 @@ def plan(tmp_path):
     return make_plan(
         FakeHost(tmp_path),
         loras,
-        run="r",
         kind="object",
         suite="tiny",
         preset="quick",
@@ -122,13 +121,13 @@ def test_another_schema_or_a_broken_plan_is_one_line(plan):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_say_how_many_images(tmp_path, name):
     lora = make_lora(tmp_path / "a.safetensors")
-    plan = make_plan(FakeHost(tmp_path), [lora], run="r", preset=name)
+    plan = make_plan(FakeHost(tmp_path), [lora], preset=name)
     assert len(plan) == PRESETS[name].images(1)
     assert plan.sampling.width == 64
 
 
 def test_zero_is_always_among_the_weights_and_they_are_sorted(tmp_path):
-    plan = make_plan(FakeHost(tmp_path), [make_lora(tmp_path / "a.safetensors")], run="r", weights="0.9, 0.4")
+    plan = make_plan(FakeHost(tmp_path), [make_lora(tmp_path / "a.safetensors")], weights="0.9, 0.4")
     assert plan.weights == (0.0, 0.4, 0.9)
 
 
@@ -146,7 +145,7 @@ def test_zero_is_always_among_the_weights_and_they_are_sorted(tmp_path):
 )
 def test_bad_settings_are_one_line(tmp_path, given, says):
     with pytest.raises(ConfigError, match=says):
-        make_plan(FakeHost(tmp_path), [make_lora(tmp_path / "a.safetensors")], run="r", **given)
+        make_plan(FakeHost(tmp_path), [make_lora(tmp_path / "a.safetensors")], **given)
 
 
 def test_steps_come_from_metadata_or_from_a_step_in_the_name_not_from_an_epoch(tmp_path):

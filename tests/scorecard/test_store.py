@@ -23,7 +23,7 @@ from tests.fakes_scorecard import FakeHost, make_lora
 @pytest.fixture
 def plan(tmp_path):
     lora = make_lora(tmp_path / "a.safetensors")
-    return make_plan(FakeHost(tmp_path), [lora], run="r", suite="tiny", kind="object", weights="1", seeds=1, prompts=1)
+    return make_plan(FakeHost(tmp_path), [lora], suite="tiny", kind="object", weights="1", seeds=1, prompts=1)
 
 
 @pytest.fixture
@@ -64,7 +64,6 @@ def test_a_plan_is_stored_once_and_guards_the_folder(plan, folder, tmp_path):
     other = make_plan(
         FakeHost(tmp_path),
         [plan.loras[0].path],
-        run="r",
         suite="tiny",
         kind="object",
         weights="0.5",

@@ -1,0 +1,46 @@
+"""Small pieces of HTML. Everything that comes from outside goes through :func:`text`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+
+def text(value: Any) -> str:
+    """Escaped for element content and for attributes in double quotes."""
+    return escape(str(value), quote=True)
+
+
+def number(value: Any, digits: int = 2, sign: bool = False) -> str:
+    """A number for people; an en dash when there is none."""
+    if value is None or not math.isfinite(float(value)):
+        return "–"
+    return f"{float(value):{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def interval(value: Any, low: Any, high: Any, digits: int = 2) -> str:
+    """``0.72 (0.61 to 0.80)``; the value alone where there is no interval."""
+    if low is None or high is None or value is None:
+        return number(value, digits)
+    return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Iterable[int] = ()) -> str:
+    """A table of escaped cells that scrolls on a narrow page; ``numeric`` columns are right-aligned."""
+    right = set(numeric)
+
+    def row(tag: str, cells: Sequence[Any]) -> str:
+        made = (f"<{tag}{' class=n' if at in right else ''}>{text(cell)}</{tag}>" for at, cell in enumerate(cells))
+        return f"<tr>{''.join(made)}</tr>"
+
+    body = "".join(row("td", cells) for cells in rows)
+    return f'<div class="scroll"><table><thead>{row("th", head)}</thead><tbody>{body}</tbody></table></div>'
+
+
+def section(title: str, body: str, lead: str = "") -> str:
+    """A headed section; "" when there is nothing in it."""
+    if not body:
+        return ""
+    return f"<section><h2>{text(title)}</h2>{f'<p class=quiet>{text(lead)}</p>' if lead else ''}{body}</section>"

@@ -1,0 +1,83 @@
+"""``report.html``: one file that opens from disk, without network, and says what the tab says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_eval.files import write_text
+from lora_eval.report import sections
+from lora_eval.report.gallery import gallery
+from lora_eval.report.markup import text
+from lora_eval.report.sections import Report
+from lora_eval.report.thumbs import BUDGET, Thumbs
+from lora_eval.scorecard.data import Measurement, RunData, Scorecard
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"
+
+
+def write_page(
+    path: Path,
+    data: RunData,
+    measurement: Measurement,
+    card: Scorecard,
+    root: Path,
+    paths: dict[str, Path] | None = None,
+    budget: int = BUDGET,
+) -> None:
+    """Write the page. Raises RunError.
+
+    Args:
+        root: the folder that relative images are relative to: the page's own.
+        paths: shown name of a reference or training picture -> its file.
+        budget: bytes of pictures embedded; the rest is linked.
+    """
+    write_text(path, render(data, measurement, card, root, paths, budget))
+
+
+def render(
+    data: RunData,
+    measurement: Measurement,
+    card: Scorecard,
+    root: Path,
+    paths: dict[str, Path] | None = None,
+    budget: int = BUDGET,
+) -> str:
+    """The page as text."""
+    report = Report(data, measurement, card, Thumbs(root, budget), dict(paths or {}))
+    title = f"LoRA scorecard: {card.provenance.get('run') or _series(data)}"
+    # findings first: their pictures must be inside the page even when the gallery's do not all fit
+    found = sections.findings(report)
+    body = "".join(
+        (
+            f"<header><h1>{text(title)}</h1>{sections.verdict(report)}</header>",
+            sections.dimensions(report),
+            sections.advice(report),
+            sections.strength(report),
+            sections.leaderboard(report),
+            sections.heat_maps(report),
+            sections.loss(report),
+            found,
+            sections.elements(report),
+            gallery(report),
+            sections.notes(report),
+            sections.provenance(report),
+        )
+    )
+    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data: file: 'self'; "
+        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+        f"<title>{text(title)}</title><style>{style}</style></head><body><main>{body}"
+        f"<footer>{text(card.provenance.get('program', 'lora-eval'))}"
+        f"{' · ' + text(card.provenance['created']) if card.provenance.get('created') else ''}. "
+        "The same numbers are in cells.csv, summary.csv and scorecard.json.</footer></main>"
+        '<dialog aria-label="picture"><div class="big"></div><dl class="facts"></dl></dialog>'
+        f"<script>{script}</script></body></html>\n"
+    )
+
+
+def _series(data: RunData) -> str:
+    names = [str(name) for name in data.cells.get("lora", []) if str(name)]
+    return names[0] if names else "run"

@@ -1,0 +1,335 @@
+"""The sections of the page, each from the same three values: run, measurement, scorecard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_eval.errors import LoraEvalError
+from lora_eval.report import charts
+from lora_eval.report.markup import interval, number, section, table, text
+from lora_eval.report.thumbs import Thumbs, href
+from lora_eval.report.words import COMPARED, QUESTIONS, TITLES
+from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measure, Measurement, RunData, Scorecard
+
+MOST_CURVES = 8
+
+
+@dataclass
+class Report:
+    """What the sections are made from. ``paths``: shown name of a reference or training picture -> file."""
+
+    data: RunData
+    measurement: Measurement
+    card: Scorecard
+    thumbs: Thumbs
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    def dimension(self, name: str) -> Dimension:
+        """A dimension's answer, "not measured" where deciding left it out."""
+        return self.card.dimensions.get(name) or Dimension(
+            name, None, None, None, 0, "not measured", "was not looked at"
+        )
+
+    def rows(self, dimension: str, measure: str) -> list[Measure]:
+        """Rows of the summary."""
+        return [row for row in self.measurement.summary if (row.dimension, row.measure) == (dimension, measure)]
+
+
+def verdict(report: Report) -> str:
+    """The sentence on top, with what to paste into a prompt."""
+    card = report.card
+    use = ""
+    if card.checkpoint is not None and card.weight is not None:
+        tag = f"<lora:{card.checkpoint}:{card.weight:g}>"
+        use = (
+            f'<div class="use"><span>In the prompt: <code>{text(tag)}</code></span>'
+            f'<button class="noprint" data-copy="{text(tag)}">copy</button></div>'
+        )
+    gates = "".join(f"<li>{text(gate)}</li>" for gate in card.gates)
+    shut = (
+        f'<details class="small"><summary>{len(card.gates)} ruled out</summary><ul>{gates}</ul></details>'
+        if gates
+        else ""
+    )
+    kind = "verdict" if card.checkpoint is not None else "verdict none"
+    return f'<div class="{kind}"><p class="sentence">{text(card.verdict)}</p>{use}{shut}</div>'
+
+
+def dimensions(report: Report) -> str:
+    """Radar and the six answers."""
+    found = [report.dimension(name) for name in DIMENSIONS]
+    radar = charts.radar([(TITLES[d.name], d.score, d.ci_low, d.ci_high) for d in found])
+    answers = "".join(_answer(d) for d in found)
+    where = ""
+    if report.card.checkpoint is not None:
+        where = f"At {report.card.checkpoint}, weight {report.card.weight:g}. Bands are 95 % intervals."
+    body = f'<div class="six"><div>{radar}</div><div class="dims">{answers}</div></div>'
+    return section("Six dimensions", body, where or "At the least bad checkpoint and weight. Bands are 95 % intervals.")
+
+
+def _answer(d: Dimension) -> str:
+    word = d.verdict if d.verdict in ("good", "weak", "poor") else "none"
+    value = (
+        f'<span class="num">{interval(d.score, d.ci_low, d.ci_high)}</span> <span class="quiet small">n = {d.n}</span>'
+    )
+    if d.score is None:
+        value = '<span class="quiet">no number</span>'
+    return (
+        f'<article class="dim" id="{text(d.name)}"><header><h3>{text(TITLES[d.name])}</h3>'
+        f'<span class="word {word}">{text(d.verdict)}</span><span class="ask">{text(QUESTIONS[d.name])}</span></header>'
+        f'<div class="row">{charts.score_bar(d.score, d.ci_low, d.ci_high)}<div>{value}</div></div>'
+        f'<p class="small">{text(_sentence(d.reason))}</p><p class="small quiet">{text(COMPARED[d.name])}</p></article>'
+    )
+
+
+def advice(report: Report) -> str:
+    """What to change next time."""
+    rows = "".join(
+        f'<li><strong>{text(_sentence(a.change))}</strong><span class="small quiet">'
+        f"{text(TITLES.get(a.dimension, a.dimension))}: {text(a.seen)}</span></li>"
+        for a in report.card.advice
+    )
+    return section("What to change next time", f'<ul class="advice">{rows}</ul>' if rows else "")
+
+
+def strength(report: Report) -> str:
+    """Response over weight, one chart a checkpoint; the recommended one first."""
+    curves = report.measurement.evidence.get("strength", {}).get("curves") or {}
+    chosen = report.card.checkpoint
+    names = sorted(curves, key=lambda name: (name != chosen, list(curves).index(name)))
+    figures = []
+    for name in names[:MOST_CURVES]:
+        mine = name == chosen
+        advised = report.card.weight if mine else None
+        mark = ' class="chosen"' if mine else ""
+        figures.append(
+            f"<figure{mark}><figcaption><strong>{text(name)}</strong>{' · recommended' if mine else ''}</figcaption>"
+            f"{charts.response_curve(curves[name], name, advised)}</figure>"
+        )
+    more = (
+        f'<p class="quiet small">{len(names) - MOST_CURVES} more in summary.csv</p>' if len(names) > MOST_CURVES else ""
+    )
+    meaning = next((str(curve.get("response")) for curve in curves.values() if curve.get("response")), "")
+    lead = (
+        f"Gain over weight 0: {meaning}. Band: 95 % interval. Ring: the weight to use. Cross: distorted."
+        if meaning
+        else ""
+    )
+    body = f'<div class="cards">{"".join(figures)}</div>{more}' if figures else ""
+    return section("Is the weight a knob or a switch?", body, lead)
+
+
+def heat_maps(report: Report) -> str:
+    """Checkpoint by weight, a map for each dimension that is measured at both."""
+    maps = [_heat(report, name) for name in ("fidelity", "consistency", "generalisation", "alignment")]
+    return section(
+        "Checkpoint by weight",
+        f'<div class="cards">{"".join(maps)}</div>' if any(maps) else "",
+        "Scores as above, blue from 0 up, orange below; the outlined cell is recommended.",
+    )
+
+
+def _heat(report: Report, dimension: str) -> str:
+    rows = [row for row in report.rows(dimension, "score") if row.weight is not None]
+    if not any(row.value is not None for row in rows):
+        return ""
+    weights = sorted({row.weight for row in rows if row.weight is not None})
+    checkpoints = list(dict.fromkeys(row.checkpoint for row in rows))
+    by = {(row.checkpoint, row.weight): row for row in rows}
+    values = [row.value for row in rows if row.value is not None]
+    low, high = min(values), max(*values, 1.0)
+    lines = []
+    for name in checkpoints:
+        cells = []
+        for weight in weights:
+            row = by.get((name, weight))
+            value = row.value if row is not None else None
+            pick = ' class="pick"' if (name, weight) == (report.card.checkpoint, report.card.weight) else ""
+            hint = text(
+                interval(value, row.ci_low, row.ci_high) if row and value is not None else row.verdict if row else ""
+            )
+            cells.append(f'<td{pick} style="{charts.heat_style(value, low, high)}" title="{hint}">{number(value)}</td>')
+        lines.append(f"<tr><th scope=row>{text(name)}</th>{''.join(cells)}</tr>")
+    head = "".join(f"<th>{weight:g}</th>" for weight in weights)
+    return (
+        f"<figure><figcaption><strong>{text(TITLES[dimension])}</strong></figcaption>"
+        f'<div class="scroll"><table class="heat"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div></figure>'
+    )
+
+
+def leaderboard(report: Report) -> str:
+    """Checkpoints at their best weight; ties named."""
+    board = getattr(report.card, "leaderboard", [])
+    if len(board) < 2:
+        return ""
+    rows = []
+    for entry in board:
+        state = "recommended" if entry.get("recommended") else "tie" if entry.get("tied") else ""
+        state = ", ".join([*filter(None, [state]), *entry.get("gates", [])])
+        rows.append(
+            [
+                entry["checkpoint"],
+                "–" if entry.get("step") is None else entry["step"],
+                f"{entry['weight']:g}",
+                interval(entry["value"], entry["ci_low"], entry["ci_high"], 3),
+                number(entry.get("p"), 3),
+                state,
+            ]
+        )
+    what = str(board[0].get("measure", "value"))
+    lead = "Each checkpoint at its best weight. p: sign-flip test against the winner, Holm over checkpoints."
+    return section("Which checkpoint?", table(["checkpoint", "step", "weight", what, "p", ""], rows, (1, 2, 4)), lead)
+
+
+def loss(report: Report) -> str:
+    """Loss charts, one for each history file, with the diagnosis in words."""
+    from lora_eval.training.logs import read_history
+
+    found = report.measurement.evidence.get("curve", {}).get("histories") or {}
+    steps = {row.checkpoint: row.step for row in report.measurement.summary if row.step is not None}
+    by_file: dict[Path, list[str]] = {}
+    for name, path in report.data.histories.items():
+        by_file.setdefault(Path(path), []).append(name)
+    figures = []
+    for path, names in by_file.items():
+        try:
+            history = read_history(path)
+        except LoraEvalError as error:
+            figures.append(f'<figure><p class="quiet">not measured: {text(error)}</p></figure>')
+            continue
+        marks = [(float(step), name) for name, step in steps.items() if name in names and step is not None]
+        chart = charts.loss_chart(
+            history.step, history.loss, history.val_step, history.val_loss, marks, f"loss of {', '.join(names)}"
+        )
+        keys = '<span class="key"></span>training' if len(history.step) else ""
+        keys += (
+            ' &nbsp; <span class="key second"></span>validation (held-out pictures, fixed noise)'
+            if len(history.val_step)
+            else ""
+        )
+        name = report.card.checkpoint if report.card.checkpoint in found else next((n for n in names if n in found), "")
+        told = found.get(name or "", {})
+        since = f", since step {told['since_step']}" if told.get("since_step") is not None else ""
+        words = (
+            f"<p><strong>{text(told.get('state', ''))}{text(since)}</strong>: {text(told.get('reason', ''))}</p>"
+            if told
+            else ""
+        )
+        figures.append(
+            f'<figure><figcaption>{keys} <span class="quiet">({text(path.name)})</span></figcaption>{chart}{words}</figure>'
+        )
+    return section("Training curve", f'<div class="cards">{"".join(figures)}</div>' if figures else "")
+
+
+def findings(report: Report) -> str:
+    """Drifting pictures, copies beside what they copy, most and least like the references."""
+    parts = []
+    drifting = report.dimension("consistency").evidence.get("drifting") or []
+    if drifting:
+        shown = "".join(_single(report, item) for item in drifting[:24])
+        parts.append(f'<h3>Drifting from the other seeds of their prompt</h3><div class="pairs">{shown}</div>')
+    copies = report.dimension("generalisation").evidence.get("copies") or []
+    if copies:
+        shown = "".join(_copy(report, pair) for pair in copies[:24])
+        parts.append(f'<h3>Copies of training pictures</h3><div class="pairs">{shown}</div>')
+    extremes = report.dimension("fidelity").evidence.get("best_and_worst") or {}
+    if extremes:
+        words = {"best": "most like the references", "worst": "least like the references"}
+        shown = "".join(
+            f'<div class="pair"><div class="two">{_picture(report, extremes[key])}</div>{word}: {text(_name(extremes[key]))}</div>'
+            for key, word in words.items()
+            if extremes.get(key)
+        )
+        references = "".join(
+            f'<div class="pair"><div class="two">{_picture(report, report.paths[name])}</div>reference: {text(name)}</div>'
+            for name in (report.data.references.names[:2] if report.data.references else [])
+            if name in report.paths
+        )
+        parts.append(f'<h3>Beside the references</h3><div class="pairs">{shown}{references}</div>')
+    return section("Pictures worth a look", "".join(parts))
+
+
+def _single(report: Report, item: Any) -> str:
+    image = item.get("image") if isinstance(item, dict) else item
+    z = (
+        f": {number(item.get('z'), 1)} robust deviations out"
+        if isinstance(item, dict) and item.get("z") is not None
+        else ""
+    )
+    return f'<div class="pair"><div class="two">{_picture(report, image)}</div>{text(_name(image))}{z}</div>'
+
+
+def _copy(report: Report, pair: dict[str, Any]) -> str:
+    source = report.paths.get(str(pair.get("training")))
+    beside = _picture(report, source) if source is not None else ""
+    return (
+        f'<div class="pair"><div class="two">{_picture(report, pair["image"])}{beside}</div>'
+        f"{text(_name(pair['image']))} is a copy of {text(pair.get('training', ''))}: "
+        f"cosine {number(pair.get('cosine'), 3)}, SSIM {number(pair.get('ssim'), 2)}</div>"
+    )
+
+
+def _picture(report: Report, image: Any) -> str:
+    src = report.thumbs.src(image)
+    return f'<a class="thumb small-pixels" href="{href(image)}"><img src="{src}" alt="{text(_name(image))}" loading="lazy"></a>'
+
+
+def elements(report: Report) -> str:
+    """What was asked for, element by element, against the base model."""
+    rows = []
+    for item in report.dimension("alignment").evidence.get("elements") or []:
+        rows.append(
+            [item.get("prompt", ""), item.get("element", ""), _share(item, "won", "n"), _share(item, "won_0", "n_0")]
+        )
+    if not rows:
+        return ""
+    lead = "Share of pictures whose caption as asked beats every foil (one word swapped). An encoder reads place and number weakly."
+    return section(
+        "Does it still listen to the prompt?", table(["prompt", "element", "with LoRA", "without"], rows, (2, 3)), lead
+    )
+
+
+def _share(item: dict[str, Any], won: str, n: str) -> str:
+    value = item.get(won)
+    if value is None:
+        return "–"
+    share = float(value) / float(item[n]) if isinstance(value, int) and item.get(n) else float(value)
+    return f"{share:.0%}"
+
+
+def notes(report: Report) -> str:
+    """What was not measured, and what the references are."""
+    merged = {**report.data.notes, **report.measurement.notes}
+    rows = "".join(
+        f"<li><strong>{text(key.replace('_', ' '))}</strong>: {text(value)}</li>"
+        for key, value in sorted(merged.items())
+    )
+    return section("Good to know", f"<ul>{rows}</ul>" if rows else "")
+
+
+def provenance(report: Report) -> str:
+    """Everything needed to draw it again."""
+    rows = [[key.replace("_", " "), _flat(value)] for key, value in report.card.provenance.items()]
+    body = f"<details><summary>Model, LoRAs, settings and versions</summary>{table(['what', 'value'], rows)}</details>"
+    return section("Where this comes from", body if rows else "")
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_flat(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_flat(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _name(image: Any) -> str:
+    return Path(str(image)).name
+
+
+def _sentence(words: str) -> str:
+    words = words.strip()
+    return words[:1].upper() + words[1:] + ("" if not words or words[-1] in ".!?" else ".")
