@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_eval.errors import HostError
+from lora_eval.errors import HostError, Interrupted, RunError
 from lora_eval.host.protocol import Host
 from lora_eval.jobs import Handle, JobQueue
 
@@ -58,8 +58,12 @@ def submit_train(queue: JobQueue, host: HostGetter, config: TrainConfig, resume:
         holder = host()
         with handle.job(holder.job(f"training {config.run_name()}", 1)) as job:
             result = train(holder, config, job=job, resume=resume)
-        holder.refresh_loras()
-        return as_json(result)
+        handle.result = as_json(result)
+        if result.stopped == "interrupted":
+            raise Interrupted(result.message)
+        if result.stopped == "diverged":
+            raise RunError(result.message)
+        return handle.result
 
     return queue.submit("train", config.run_name(), run)
 

@@ -242,19 +242,19 @@ class A1111Model(BorrowedModel):
         self._checkpointing.set(enabled)
 
 
-def unmerge(model: Any) -> None:
-    """Take every LoRA out of the weights now. Exact: the host copies its backup back."""
+def unmerge(model: Any) -> list[Any]:
+    """Take every LoRA out of the weights now; exact, the host copies its backup back. Returns the layers changed."""
     module = networks()
+    layers = [
+        layer
+        for layer in getattr(model, "network_layer_mapping", {}).values()
+        if getattr(layer, "network_current_names", None)
+    ]
     with torch.no_grad():
         module.load_networks([])
-        _apply(model)
-
-
-def _apply(model: Any) -> None:
-    wanted = bool(networks().loaded_networks)
-    for layer in getattr(model, "network_layer_mapping", {}).values():
-        if wanted or getattr(layer, "network_current_names", None):
-            networks().network_apply_weights(layer)
+        for layer in layers:
+            module.network_apply_weights(layer)
+    return layers
 
 
 @contextmanager
@@ -262,16 +262,17 @@ def _unmerged(model: Any) -> Iterator[None]:
     """No LoRA in the weights inside; on leaving, those that the user's last picture had are in again."""
     module = networks()
     before = [(net, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in module.loaded_networks]
-    unmerge(model)
+    layers = unmerge(model)
     try:
         yield
     finally:
+        unmerge(model)
+        for net, te, unet, dyn in before:
+            net.te_multiplier, net.unet_multiplier, net.dyn_dim = te, unet, dyn
+            module.loaded_networks.append(net)
         with torch.no_grad():
-            module.load_networks([])
-            for net, te, unet, dyn in before:
-                net.te_multiplier, net.unet_multiplier, net.dyn_dim = te, unet, dyn
-                module.loaded_networks.append(net)
-            _apply(model)
+            for layer in layers:
+                module.network_apply_weights(layer)
 
 
 @contextmanager

@@ -156,9 +156,9 @@ class WebuiHost(Host):
                 found[package] = metadata.version(package)
             except metadata.PackageNotFoundError:
                 continue
-        return HostInfo(
-            self.name, f"{launch_utils.git_tag()} ({launch_utils.commit_hash()[:8]})", str(shared.device), found
-        )
+        commit = launch_utils.commit_hash()
+        version = launch_utils.git_tag() + ("" if commit == "<none>" else f" ({commit[:8]})")
+        return HostInfo(self.name, version, str(shared.device), found)
 
     def model(self) -> ModelInfo:
         self._check_same_model()
