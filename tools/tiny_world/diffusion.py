@@ -20,7 +20,7 @@ from .export import SD, save_half
 from .tokenizer import MAX_LENGTH
 
 DRAWINGS, CAPTIONS = 14000, 3
-STEPS, BATCH, RATE = 3200, 128, 2e-3
+STEPS, BATCH, RATE = 2200, 128, 2e-3
 
 
 def build_text(vocabulary: int) -> CLIPTextModel:
