@@ -28,7 +28,7 @@ from lora_eval.training.run import RunPaths, check_space, last_run, new_run, wri
 from lora_eval.training.samples import draw_samples
 from lora_eval.training.step import Stepper, StepResult, make_scaler, precision
 from lora_eval.training.tensorboard import EventLog
-from lora_eval.training.validation import FixedLoss, FixedResult, TimestepReference
+from lora_eval.training.validation import FixedLoss, FixedResult, TimestepReference, evaluating
 
 FAR_ABOVE = 3.0
 FAR_STEPS = 20
@@ -369,7 +369,7 @@ class _Run:
     def _samples(self, step: int) -> None:
         if self.config.sample_prompts:
             self.job.say(f"test pictures at step {step}")
-            with _Averaged(self.ema):
+            with _Averaged(self.ema), evaluating(self.network):
                 draw_samples(
                     self.borrowed, self.config, self.material.resolution, self.paths.samples, self.paths.name, step
                 )

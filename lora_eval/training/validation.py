@@ -110,7 +110,7 @@ class FixedLoss:
     def measure(self, network: LoraNetwork | None = None) -> FixedResult:
         """Ask all probes. Weights, RNG and train/eval modes are afterwards as they were."""
         losses = np.zeros(len(self.probes))
-        with _evaluating(network):
+        with evaluating(network):
             for batch in self._batches():
                 losses[batch] = self._ask([self.probes[i] for i in batch])
         timesteps = np.array([probe.timestep for probe in self.probes], dtype=np.int64)
@@ -144,7 +144,8 @@ class FixedLoss:
 
 
 @contextmanager
-def _evaluating(network: LoraNetwork | None) -> Iterator[None]:
+def evaluating(network: LoraNetwork | None) -> Iterator[None]:
+    """Turn the LoRA's dropout off for looking, and back as it was."""
     if network is None:
         yield
         return

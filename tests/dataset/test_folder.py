@@ -35,14 +35,14 @@ def test_table_columns_by_any_of_their_names(tmp_path: Path, file: str, caption:
 @pytest.mark.parametrize(
     "text",
     [
-        "file_name,prompt\na.png,\"red, quick fox\"\n",
-        "\ufefffile_name,prompt\r\na.png,\"red, quick fox\"\r\n",
-        "a.png,\"red, quick fox\"\n",
+        'file_name,prompt\na.png,"red, quick fox"\n',
+        '\ufefffile_name,prompt\r\na.png,"red, quick fox"\r\n',
+        'a.png,"red, quick fox"\n',
         "a.png,red, quick fox\n",
         "file_name,prompt\na.png,red, quick fox\n",
         "file_name;prompt\na.png;red, quick fox\n".replace("red, quick", "red, quick"),
         "prompt\tfile_name\nred, quick fox\ta.png\n",
-        "file_name,prompt\n\na.png,\"red,\nquick   fox\"\n",
+        'file_name,prompt\n\na.png,"red,\nquick   fox"\n',
     ],
     ids=["quoted", "BOM and CRLF", "no header", "no header, unquoted", "unquoted", "semicolon", "tab", "line break"],
 )
@@ -79,7 +79,9 @@ def test_json_lines_of_the_hugging_face_image_folder(tmp_path: Path) -> None:
 
 
 def test_sidecars_txt_before_caption(tmp_path: Path) -> None:
-    folder_with(tmp_path, ["a.png", "b.jpg", "c.webp"], a__txt="\ufeffred fox\n", a__caption="other", b__caption=" owl ")
+    folder_with(
+        tmp_path, ["a.png", "b.jpg", "c.webp"], a__txt="\ufeffred fox\n", a__caption="other", b__caption=" owl "
+    )
     assert [item.caption for item in scan(tmp_path).items] == ["red fox", "owl", ""]
 
 
