@@ -1,0 +1,8 @@
+"""``python -m lora_eval``."""
+
+import sys
+
+from lora_eval.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

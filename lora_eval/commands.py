@@ -1,0 +1,300 @@
+"""What each command of the command line does. Every function takes the parsed arguments and returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from lora_eval.errors import ConfigError, HostError, Interrupted
+from lora_eval.files import make_folder
+from lora_eval.progress import ConsoleProgress
+
+if TYPE_CHECKING:
+    from lora_eval.host.protocol import Job, Sampling
+    from lora_eval.host.standalone import StandaloneHost
+    from lora_eval.scorecard.data import Scorecard
+    from lora_eval.training.run import RunPaths
+
+GOOD, BAD, FAILED = 0, 1, 2
+DEMO_DATA = Path(__file__).parent / "assets" / "datasets" / "zorp"
+DEMO_CONFIG = Path(__file__).parent / "assets" / "demo.yaml"
+
+
+# -- the host ------------------------------------------------------------------------------------
+
+
+class _Progress:
+    """Shows the job and passes Ctrl-C on to it, so that the running step is finished and kept."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._show = None if quiet else ConsoleProgress()
+        self._job: Job | None = None
+
+    def __call__(self, job: Job) -> None:
+        self._job = job
+        if self._show is not None:
+            self._show(job)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """The first Ctrl-C asks the job to stop, the second ends the program as usual."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, before)
+            if self._job is None:
+                raise KeyboardInterrupt
+            print("stopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+            self._job.interrupt()
+
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            signal.signal(signal.SIGINT, stop)
+        except ValueError:
+            # not the main thread: signals are somebody else's matter
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def _host(arguments: argparse.Namespace, progress: _Progress, output: Path | None = None) -> StandaloneHost:
+    try:
+        import diffusers  # noqa: F401  # only to say at once, and in one line, that it is missing
+    except ImportError as error:
+        raise HostError(
+            f"the standalone host needs diffusers and transformers ({error}); pip install 'lora-eval[standalone]'"
+        ) from None
+    from lora_eval.host.standalone import StandaloneHost
+
+    model = getattr(arguments, "model", None)
+    device = getattr(arguments, "device", "auto")
+    return StandaloneHost(model=model, device=device, output_folder=output, progress=progress)
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """``train CONFIG.yaml [key=value ...]``."""
+    from lora_eval.training.config import load_config
+    from lora_eval.training.loop import train as run_training
+
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.model is None:
+        arguments.model = config.base_model
+    progress = _Progress(arguments.quiet)
+    with progress.interruptible():
+        result = run_training(_host(arguments, progress), config, resume=arguments.resume)
+    for note in result.notes:
+        print(f"note: {note}")
+    print(result.message)
+    print(f"LoRA:        {result.lora}")
+    print(f"checkpoints: {len(result.checkpoints)} in {result.folder}")
+    print(f"history:     {result.history}")
+    if result.stopped == "interrupted":
+        raise Interrupted
+    return BAD if result.stopped == "diverged" else GOOD
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """``check DATA_DIR``: findings one a line, errors first; exit 1 when there are errors."""
+    from lora_eval.dataset.check import check as run_check
+    from lora_eval.dataset.folder import scan
+
+    dataset = scan(arguments.data, arguments.metadata)
+    findings = run_check(dataset, trigger=arguments.trigger)
+    for finding in findings:
+        print(finding.line())
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = sum(finding.severity == "warning" for finding in findings)
+    print(f"{len(dataset)} picture(s): {errors} error(s), {warnings} warning(s)")
+    return BAD if errors else GOOD
+
+
+def curve(arguments: argparse.Namespace) -> int:
+    """``curve FILE``: one word and why; exit 1 unless the curve converged or still falls."""
+    from lora_eval.training.curve import diagnose
+    from lora_eval.training.logs import read_history
+
+    history = read_history(arguments.file)
+    found = diagnose(
+        history.step,
+        history.loss,
+        history.val_loss if len(history.val_loss) else None,
+        val_step=history.val_step if len(history.val_loss) else None,
+        val_error=history.val_error if len(history.val_error) else None,
+        averaged=history.averaged,
+    )
+    if arguments.json:
+        print(json.dumps({**asdict(found), "source": history.source}, indent=2, ensure_ascii=False))
+    else:
+        since = "" if found.since_step is None else f" since step {found.since_step}"
+        print(f"{found.state}{since}: {found.reason}")
+    if found.state == "too short":
+        return FAILED
+    return GOOD if found.state in ("converged", "still falling") else BAD
+
+
+# -- scoring -------------------------------------------------------------------------------------
+
+
+def score(arguments: argparse.Namespace) -> int:
+    """``score --lora FILE ... --out DIR``."""
+    from lora_eval.scorecard.run import score as run_score
+
+    progress = _Progress(arguments.quiet)
+    host = _host(arguments, progress, arguments.out)
+    with progress.interruptible():
+        card = run_score(
+            host,
+            arguments.lora,
+            arguments.out,
+            data=arguments.data,
+            weights=arguments.weights,
+            seeds=arguments.seeds,
+            prompts=arguments.prompts,
+            suite=arguments.suite,
+            preset=arguments.preset,
+            kind=arguments.kind,
+            trigger=arguments.trigger,
+            class_word=arguments.class_word,
+            sampling=_sampling(arguments, host),
+            batch_size=arguments.batch_size,
+            encoder=arguments.encoder,
+        )
+    return _show(card, arguments.out)
+
+
+def _sampling(arguments: argparse.Namespace, host: StandaloneHost) -> Sampling | None:
+    """The sampling asked for over the host's own defaults; None when nothing was asked."""
+    from dataclasses import replace
+
+    from lora_eval.scorecard.plan import default_sampling
+
+    asked: dict[str, Any] = {}
+    if arguments.sampler is not None:
+        asked["sampler"] = arguments.sampler
+    if arguments.steps is not None:
+        if not 1 <= arguments.steps <= 1000:
+            raise ConfigError(f"--steps {arguments.steps} is out of range; take 1 to 1000")
+        asked["steps"] = arguments.steps
+    if arguments.cfg is not None:
+        asked["cfg_scale"] = arguments.cfg
+    if arguments.size is not None:
+        asked["width"], asked["height"] = _size(arguments.size)
+    return replace(default_sampling(host), **asked) if asked else None
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        raise ConfigError(f"--size {text} is not a size; write width x height, for example 512x768")
+    width, height = (int(part) for part in parts)
+    if width % 8 or height % 8 or not (64 <= width <= 4096 and 64 <= height <= 4096):
+        raise ConfigError(f"--size {text} cannot be drawn; both sides must be multiples of 8 between 64 and 4096")
+    return width, height
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """``report RUN_DIR``."""
+    from lora_eval.scorecard.run import report as run_report
+
+    return _show(run_report(arguments.run), arguments.run)
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    """``measure CELLS.csv --out DIR``."""
+    from lora_eval.scorecard.run import measure_table
+
+    card = measure_table(
+        arguments.table,
+        arguments.out,
+        data=arguments.data,
+        kind=arguments.kind,
+        trigger=arguments.trigger or "",
+        class_word=arguments.class_word or "",
+        encoder=arguments.encoder,
+    )
+    return _show(card, arguments.out)
+
+
+def _show(card: Scorecard, folder: Path) -> int:
+    """Print the verdict, the six dimensions and the advice. Good when a weight can be recommended."""
+    print(f"\n{card.verdict}\n")
+    for name, dimension in card.dimensions.items():
+        if dimension.score is None:
+            print(f"  {name:<15} not measured: {dimension.reason}")
+            continue
+        low, high = dimension.ci_low, dimension.ci_high
+        interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+        print(f"  {name:<15} {dimension.score:.2f}{interval}  {dimension.verdict}: {dimension.reason}")
+    if card.advice:
+        print("\nNext time:")
+        for advice in card.advice:
+            print(f"  {advice.dimension}: {advice.seen} -> {advice.change}")
+    print(f"\nReport: {folder / 'report.html'}")
+    return GOOD if card.weight is not None else BAD
+
+
+# -- demo ----------------------------------------------------------------------------------------
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Train on the shipped drawings with the shipped tiny model, score two checkpoints, write the report.
+
+    A second run on the same folder trains and draws nothing again.
+    """
+    from lora_eval.scorecard.run import score as run_score
+    from lora_eval.training.config import load_config
+    from lora_eval.training.loop import train as run_training
+    from lora_eval.training.run import RunPaths
+
+    out: Path = make_folder(arguments.out)
+    data = out / "pictures"
+    if not data.is_dir():
+        shutil.copytree(DEMO_DATA, data)
+    progress = _Progress(arguments.quiet)
+    host = _host(arguments, progress, out)
+    config = load_config(DEMO_CONFIG, {"train_data_dir": str(data), "output_dir": str(out / "training")})
+    with progress.interruptible():
+        runs = _runs(out / "training", config.name or "")
+        trained = next((run for run in runs if run.final.is_file()), None)
+        if trained is None:
+            print(f"Training on {data} ...")
+            result = run_training(host, config, resume=any(run.state.is_file() for run in runs))
+            print(result.message)
+            if result.stopped == "interrupted":
+                raise Interrupted
+            trained = RunPaths(result.folder, result.folder.name)
+        checkpoints = [path for _, path in trained.checkpoints()][:1]
+        print("Drawing and measuring the sweep ...")
+        card = run_score(
+            host,
+            [*checkpoints, trained.final],
+            out,
+            suite="tiny",
+            kind=config.kind,
+            preset="quick",
+            batch_size=24,
+        )
+    code = _show(card, out)
+    print(f"LoRA:   {trained.final}")
+    return code
+
+
+def _runs(folder: Path, name: str) -> list[RunPaths]:
+    """The training runs of that name that were begun in ``folder``, by name."""
+    from lora_eval.training.run import RunPaths
+
+    return [RunPaths(path, path.name) for path in sorted(folder.glob(f"{name}*")) if path.is_dir()]
