@@ -18,9 +18,9 @@ SCHEMA = 1
 def card_json(card: Scorecard) -> dict[str, Any]:
     """The scorecard as JSON-safe values.
 
-    ``{"schema", "verdict", "recommended": {"checkpoint", "weight"}, "tie", "leaderboard", "dimensions": {name: {"score",
-    "ci_low", "ci_high", "n", "verdict", "reason", "evidence"}}, "advice", "gates", "provenance"}``;
-    a dimension that was not measured has score null and its reason.
+    ``{"schema", "verdict", "recommended": {"checkpoint", "weight"}, "tie", "leaderboard", "dimensions",
+    "advice", "gates", "provenance"}``; ``dimensions`` is by name ``{"score", "ci_low", "ci_high", "n",
+    "verdict", "reason", "evidence"}``, and one that was not measured has score null and its reason.
     """
     dimensions = {}
     for name in DIMENSIONS:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+Numbers = Sequence[float] | np.ndarray
+
 
 def radar(entries: Sequence[tuple[str, float | None, float | None, float | None]], side: int = 320) -> str:
     """Spokes from 0 (centre) to 1 (rim): (label, score, ci_low, ci_high); None is left open and says so."""
@@ -53,10 +55,13 @@ def radar(entries: Sequence[tuple[str, float | None, float | None, float | None]
     return "".join(parts) + "</svg>"
 
 
+_BAR = '<svg class="bar{}" viewBox="0 0 200 18" aria-hidden="true">'
+
+
 def score_bar(score: float | None, low: float | None, high: float | None) -> str:
     """A track from 0 to 1 with the interval as a band and the score as a mark; empty when not measured."""
     if score is None:
-        return '<svg class="bar none" viewBox="0 0 200 18" aria-hidden="true"><line class="track" x1="6" x2="194" y1="9" y2="9"/></svg>'
+        return f'{_BAR.format(" none")}<line class="track" x1="6" x2="194" y1="9" y2="9"/></svg>'
 
     def x(value: float) -> float:
         return 6 + 188 * min(max(value, 0.0), 1.0)
@@ -67,7 +72,7 @@ def score_bar(score: float | None, low: float | None, high: float | None) -> str
             f'<rect class="band" x="{x(low):.1f}" y="4" width="{max(2.0, x(high) - x(low)):.1f}" height="10" rx="3"/>'
         )
     return (
-        '<svg class="bar" viewBox="0 0 200 18" aria-hidden="true"><line class="track" x1="6" x2="194" y1="9" y2="9"/>'
+        f'{_BAR.format("")}<line class="track" x1="6" x2="194" y1="9" y2="9"/>'
         '<line class="tick" x1="6" x2="6" y1="4" y2="14"/><line class="tick" x1="194" x2="194" y1="4" y2="14"/>'
         f'{band}<circle class="dot" cx="{x(score):.1f}" cy="9" r="5"/></svg>'
     )
@@ -95,28 +100,19 @@ class Axes:
         parts = []
         for value in ticks(self.y0, self.y1):
             y = self.y(value)
-            parts.append(f'<line class="grid" x1="{self.left}" x2="{self.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(
-                f'<text class="tick-text" x="{self.left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>'
-            )
+            parts += [_line("grid", self.left, y, self.right, y)]
+            parts += [_text("tick-text", self.left - 6, y + 4, "end", f"{value:.4g}")]
         for value in x_ticks if x_ticks is not None else ticks(self.x0, self.x1):
             x = self.x(value)
-            parts.append(f'<line class="tick" x1="{x:.1f}" x2="{x:.1f}" y1="{self.bottom}" y2="{self.bottom + 4}"/>')
-            parts.append(
-                f'<text class="tick-text" x="{x:.1f}" y="{self.bottom + 16}" text-anchor="middle">{value:.5g}</text>'
-            )
-        parts.append(f'<line class="axis" x1="{self.left}" x2="{self.right}" y1="{self.bottom}" y2="{self.bottom}"/>')
-        middle = (self.left + self.right) / 2
-        parts.append(
-            f'<text class="label" x="{middle}" y="{self.height - 4}" text-anchor="middle">{escape(x_label)}</text>'
-        )
+            parts += [_line("tick", x, self.bottom, x, self.bottom + 4)]
+            parts += [_text("tick-text", x, self.bottom + 16, "middle", f"{value:.5g}")]
+        parts += [_line("axis", self.left, self.bottom, self.right, self.bottom)]
+        parts += [_text("label", (self.left + self.right) / 2, self.height - 4, "middle", x_label)]
         y = (self.top + self.bottom) / 2
-        parts.append(
-            f'<text class="label" transform="rotate(-90 12 {y})" x="12" y="{y}" text-anchor="middle">{escape(y_label)}</text>'
-        )
+        parts += [f'<g transform="rotate(-90 12 {y:g})">{_text("label", 12, y, "middle", y_label)}</g>']
         return "".join(parts)
 
-    def path(self, xs: Sequence[float], ys: Sequence[float], css: str) -> str:
+    def path(self, xs: Numbers, ys: Numbers, css: str) -> str:
         points = [(self.x(a), self.y(b)) for a, b in zip(xs, ys, strict=True) if _finite(a) and _finite(b)]
         if not points:
             return ""
@@ -146,12 +142,8 @@ def response_curve(curve: dict[str, Any], title: str, advised: float | None = No
     if usable:
         x0, x1 = axes.x(min(usable)), axes.x(max(usable))
         x0, x1 = (x0, x1) if x1 - x0 > 8 else (x0 - 4, x1 + 4)
-        parts.append(
-            f'<rect class="usable" x="{x0:.1f}" y="{axes.top}" width="{x1 - x0:.1f}" height="{axes.bottom - axes.top}"/>'
-        )
-        parts.append(
-            f'<text class="usable-text" x="{(x0 + x1) / 2:.1f}" y="{axes.bottom - 6}" text-anchor="middle">usable</text>'
-        )
+        parts += [_rect("usable", x0, axes.top, x1 - x0, axes.bottom - axes.top)]
+        parts += [_text("usable-text", (x0 + x1) / 2, axes.top - 3, "middle", "usable")]
     parts.append(axes.frame("weight", "gain over weight 0", weights if len(weights) <= 9 else None))
     if band:
         there = [_point((axes.x(w), axes.y(b))) for w, _, b in band]
@@ -167,13 +159,11 @@ def response_curve(curve: dict[str, Any], title: str, advised: float | None = No
             parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
         if advised is not None and abs(weight - advised) < 1e-9:
             parts.append(f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="9"/>')
-    if _finite(onset) and axes.x0 <= float(onset) <= axes.x1:
+    if onset is not None and _finite(onset) and axes.x0 <= float(onset) <= axes.x1:
         x = axes.x(float(onset))
-        side = ("end", x - 5) if x > axes.width * 0.7 else ("start", x + 5)
-        parts.append(f'<line class="onset" x1="{x:.1f}" x2="{x:.1f}" y1="{axes.top}" y2="{axes.bottom}"/>')
-        parts.append(
-            f'<text class="onset-text" x="{side[1]:.1f}" y="{axes.top + 10}" text-anchor="{side[0]}">distortion from here</text>'
-        )
+        anchor, shift = ("end", -5) if x > axes.width * 0.7 else ("start", 5)
+        parts += [_line("onset", x, axes.top, x, axes.bottom)]
+        parts += [_text("onset-text", x + shift, axes.top + 10, anchor, "distortion from here")]
     return "".join(parts) + "</svg>"
 
 
@@ -211,17 +201,12 @@ def loss_chart(
         parts.append(axes.path(*_thin(step, curves[0]), "line"))
     if len(val_step):
         parts.append(axes.path(val_step, curves[1], "line second"))
-        parts += [
-            f'<rect class="square" x="{axes.x(a) - 3:.1f}" y="{axes.y(b) - 3:.1f}" width="6" height="6"/>'
-            for a, b in zip(val_step, curves[1], strict=True)
-            if _finite(b)
-        ]
+        points = [(axes.x(a), axes.y(b)) for a, b in zip(val_step, curves[1], strict=True) if _finite(b)]
+        parts += [_rect("square", x - 3, y - 3, 6, 6) for x, y in points]
     for at, name in marks:
         if axes.x0 <= at <= axes.x1:
             x = axes.x(at)
-            parts.append(
-                f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{axes.top}" y2="{axes.top + 8}"><title>{escape(name)}</title></line>'
-            )
+            parts += [f"<g><title>{escape(name)}</title>{_line('mark', x, axes.top, x, axes.top + 8)}</g>"]
     return "".join(parts) + "</svg>"
 
 
@@ -245,7 +230,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 10) + 0.0 for k in range(first, int(math.floor(high / step + 1e-9)) + 1)]
+    return [round(k * step, 10) + 0.0 for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _running_median(values: np.ndarray) -> np.ndarray:
@@ -267,6 +252,18 @@ def _thin(xs: np.ndarray, ys: np.ndarray, most: int = 400) -> tuple[np.ndarray, 
 
 def _finite(value: Any) -> bool:
     return value is not None and math.isfinite(float(value))
+
+
+def _line(css: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _rect(css: str, x: float, y: float, width: float, height: float) -> str:
+    return f'<rect class="{css}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
+
+
+def _text(css: str, x: float, y: float, anchor: str, words: str) -> str:
+    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def _point(xy: tuple[float, float]) -> str:

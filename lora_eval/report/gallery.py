@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lora_eval.report.markup import number, section, text
+from lora_eval.report.markup import number, scroll_table, section, text
 from lora_eval.report.sections import Report
 from lora_eval.report.thumbs import href
 from lora_eval.report.words import CELL_FACTS, ROLE_WORDS
@@ -25,8 +25,9 @@ def gallery(report: Report) -> str:
         first = cells.loc[mine[0]]
         role = str(first.get("role", ""))
         negative = str(first.get("negative_prompt", "") or "")
+        without = f" <span class=quiet>(negative: {text(negative)})</span>" if negative else ""
         head = (
-            f"<summary>{text(first['prompt'])}{f' <span class=quiet>(negative: {text(negative)})</span>' if negative else ''}"
+            f"<summary>{text(first['prompt'])}{without}"
             f'<span class="tag" title="{text(ROLE_WORDS.get(role, ""))}">{text(role)}</span></summary>'
         )
         blocks.append(
@@ -64,22 +65,17 @@ def _table(report: Report, cells: pd.DataFrame, metrics: pd.DataFrame, mine: pd.
                         )
                     continue
                 index = at.get((seed, checkpoint, weight))
-                row.append(
-                    f"<td{_mark(report, metrics, index, checkpoint, weight)}>{_thumb(report, cells, metrics, index, base, small)}</td>"
-                )
+                thumb = _thumb(report, cells, metrics, index, base, small)
+                row.append(f"<td{_mark(report, metrics, index, checkpoint, weight)}>{thumb}</td>")
             lines.append(f"<tr{' class=first' if position == 0 else ''}>{''.join(row)}</tr>")
-    return f'<div class="scroll"><table class="grid"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return scroll_table("grid", head, "".join(lines))
 
 
 def _mark(report: Report, metrics: pd.DataFrame, index: int | None, checkpoint: str, weight: float) -> str:
     classes = []
     if (checkpoint, weight) == (report.card.checkpoint, report.card.weight):
         classes.append("pick")
-    if (
-        index is not None
-        and "copy" in metrics
-        and bool(metrics["copy"].iloc[index] is np.True_ or metrics["copy"].iloc[index] is True)
-    ):
+    if index is not None and "copy" in metrics and str(metrics["copy"].iloc[index]) == "True":
         classes.append("odd")
     return f' class="{" ".join(classes)}"' if classes else ""
 

@@ -39,6 +39,17 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Iterable[
     return f'<div class="scroll"><table><thead>{row("th", head)}</thead><tbody>{body}</tbody></table></div>'
 
 
+def scroll_table(css: str, head: str, rows: str) -> str:
+    """A table from ready-made cells of the head (after an empty corner) and rows."""
+    made = f"<thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody>"
+    return f'<div class="scroll"><table class="{css}">{made}</table></div>'
+
+
+def pair(pictures: str, words: str) -> str:
+    """Pictures (markup) side by side over a line of escaped ``words``."""
+    return f'<div class="pair"><div class="two">{pictures}</div>{text(words)}</div>'
+
+
 def section(title: str, body: str, lead: str = "") -> str:
     """A headed section; "" when there is nothing in it."""
     if not body:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_eval.errors import LoraEvalError
 from lora_eval.report import charts
-from lora_eval.report.markup import interval, number, section, table, text
+from lora_eval.report.markup import interval, number, pair, scroll_table, section, table, text
 from lora_eval.report.thumbs import Thumbs, href
 from lora_eval.report.words import COMPARED, QUESTIONS, TITLES
 from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measure, Measurement, RunData, Scorecard
@@ -155,7 +155,7 @@ def _heat(report: Report, dimension: str) -> str:
     head = "".join(f"<th>{weight:g}</th>" for weight in weights)
     return (
         f"<figure><figcaption><strong>{text(TITLES[dimension])}</strong></figcaption>"
-        f'<div class="scroll"><table class="heat"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div></figure>'
+        f"{scroll_table('heat', head, ''.join(lines))}</figure>"
     )
 
 
@@ -203,24 +203,27 @@ def loss(report: Report) -> str:
         chart = charts.loss_chart(
             history.step, history.loss, history.val_step, history.val_loss, marks, f"loss of {', '.join(names)}"
         )
-        keys = '<span class="key"></span>training' if len(history.step) else ""
-        keys += (
-            ' &nbsp; <span class="key second"></span>validation (held-out pictures, fixed noise)'
-            if len(history.val_step)
-            else ""
-        )
-        name = report.card.checkpoint if report.card.checkpoint in found else next((n for n in names if n in found), "")
-        told = found.get(name or "", {})
-        since = f", since step {told['since_step']}" if told.get("since_step") is not None else ""
-        words = (
-            f"<p><strong>{text(told.get('state', ''))}{text(since)}</strong>: {text(told.get('reason', ''))}</p>"
-            if told
-            else ""
-        )
         figures.append(
-            f'<figure><figcaption>{keys} <span class="quiet">({text(path.name)})</span></figcaption>{chart}{words}</figure>'
+            f"<figure><figcaption>{_keys(len(history.step), len(history.val_step))} <span class=quiet>({text(path.name)})"
+            f"</span></figcaption>{chart}{_diagnosis(report, found, names)}</figure>"
         )
     return section("Training curve", f'<div class="cards">{"".join(figures)}</div>' if figures else "")
+
+
+def _keys(training: int, validation: int) -> str:
+    first = '<span class="key"></span>training' if training else ""
+    return first + (' <span class="key second"></span>validation (held-out pictures)' if validation else "")
+
+
+def _diagnosis(report: Report, found: dict[str, dict[str, Any]], names: list[str]) -> str:
+    """State and reason for the recommended checkpoint, else the last of this history."""
+    known = [name for name in names if name in found]
+    if not known:
+        return ""
+    name = report.card.checkpoint if report.card.checkpoint in known else known[-1]
+    told = found[str(name)]
+    since = f" since step {told['since_step']}" if told.get("since_step") is not None else ""
+    return f"<p><strong>{text(told.get('state', ''))}{text(since)}</strong> ({text(name)}): {text(told.get('reason', ''))}</p>"
 
 
 def findings(report: Report) -> str:
@@ -232,18 +235,18 @@ def findings(report: Report) -> str:
         parts.append(f'<h3>Drifting from the other seeds of their prompt</h3><div class="pairs">{shown}</div>')
     copies = report.dimension("generalisation").evidence.get("copies") or []
     if copies:
-        shown = "".join(_copy(report, pair) for pair in copies[:24])
+        shown = "".join(_copy(report, found) for found in copies[:24])
         parts.append(f'<h3>Copies of training pictures</h3><div class="pairs">{shown}</div>')
     extremes = report.dimension("fidelity").evidence.get("best_and_worst") or {}
     if extremes:
         words = {"best": "most like the references", "worst": "least like the references"}
         shown = "".join(
-            f'<div class="pair"><div class="two">{_picture(report, extremes[key])}</div>{word}: {text(_name(extremes[key]))}</div>'
+            pair(_picture(report, extremes[key]), f"{word}: {_name(extremes[key])}")
             for key, word in words.items()
             if extremes.get(key)
         )
         references = "".join(
-            f'<div class="pair"><div class="two">{_picture(report, report.paths[name])}</div>reference: {text(name)}</div>'
+            pair(_picture(report, report.paths[name]), f"reference: {name}")
             for name in (report.data.references.names[:2] if report.data.references else [])
             if name in report.paths
         )
@@ -258,45 +261,40 @@ def _single(report: Report, item: Any) -> str:
         if isinstance(item, dict) and item.get("z") is not None
         else ""
     )
-    return f'<div class="pair"><div class="two">{_picture(report, image)}</div>{text(_name(image))}{z}</div>'
+    return pair(_picture(report, image), f"{_name(image)}{z}")
 
 
-def _copy(report: Report, pair: dict[str, Any]) -> str:
-    source = report.paths.get(str(pair.get("training")))
-    beside = _picture(report, source) if source is not None else ""
-    return (
-        f'<div class="pair"><div class="two">{_picture(report, pair["image"])}{beside}</div>'
-        f"{text(_name(pair['image']))} is a copy of {text(pair.get('training', ''))}: "
-        f"cosine {number(pair.get('cosine'), 3)}, SSIM {number(pair.get('ssim'), 2)}</div>"
-    )
+def _copy(report: Report, found: dict[str, Any]) -> str:
+    source = report.paths.get(str(found.get("training")))
+    pictures = _picture(report, found["image"]) + (_picture(report, source) if source is not None else "")
+    likeness = f"cosine {number(found.get('cosine'), 3)}, SSIM {number(found.get('ssim'), 2)}"
+    return pair(pictures, f"{_name(found['image'])} is a copy of {found.get('training', '')}: {likeness}")
 
 
 def _picture(report: Report, image: Any) -> str:
     src = report.thumbs.src(image)
-    return f'<a class="thumb small-pixels" href="{href(image)}"><img src="{src}" alt="{text(_name(image))}" loading="lazy"></a>'
+    shown = f'<img src="{src}" alt="{text(_name(image))}" loading="lazy">'
+    return f'<a class="thumb" href="{href(image)}">{shown}</a>'
 
 
 def elements(report: Report) -> str:
     """What was asked for, element by element, against the base model."""
     rows = []
     for item in report.dimension("alignment").evidence.get("elements") or []:
-        rows.append(
-            [item.get("prompt", ""), item.get("element", ""), _share(item, "won", "n"), _share(item, "won_0", "n_0")]
-        )
+        with_lora, without = _share(item, "won", "of"), _share(item, "weight_0_won", "weight_0_of")
+        rows.append([item.get("prompt", ""), item.get("element", ""), with_lora, without, _share(item, "chance", "")])
     if not rows:
         return ""
-    lead = "Share of pictures whose caption as asked beats every foil (one word swapped). An encoder reads place and number weakly."
-    return section(
-        "Does it still listen to the prompt?", table(["prompt", "element", "with LoRA", "without"], rows, (2, 3)), lead
-    )
+    lead = "Pictures whose caption as asked beats every foil (one thing swapped). Place and number are read weakly."
+    made = table(["prompt", "element", "with LoRA", "without", "by chance"], rows, (2, 3, 4))
+    return section("Does it still listen to the prompt?", made, lead)
 
 
-def _share(item: dict[str, Any], won: str, n: str) -> str:
-    value = item.get(won)
-    if value is None:
+def _share(item: dict[str, Any], won: str, of: str) -> str:
+    value, count = item.get(won), item.get(of) if of else None
+    if value is None or (of and not count):
         return "–"
-    share = float(value) / float(item[n]) if isinstance(value, int) and item.get(n) else float(value)
-    return f"{share:.0%}"
+    return f"{value} of {count}" if of else f"{float(value):.0%}"
 
 
 def notes(report: Report) -> str:

@@ -21,7 +21,10 @@ import pandas as pd
 from lora_eval.files import write_text
 from lora_eval.scorecard.data import Measure
 
-CELL_COLUMNS = ["run", "lora", "checkpoint", "step", "weight", "prompt_id", "role", "prompt", "negative_prompt", "seed", "sampler", "steps", "cfg", "width", "height", "image"]
+CELL_COLUMNS = (
+    *("run", "lora", "checkpoint", "step", "weight", "prompt_id", "role", "prompt", "negative_prompt", "seed"),
+    *("sampler", "steps", "cfg", "width", "height", "image"),
+)
 SUMMARY_COLUMNS = [item.name for item in fields(Measure)]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 

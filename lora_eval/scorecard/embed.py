@@ -70,8 +70,8 @@ class Encoder:
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        tokenizer: Callable[..., torch.Tensor],
+        model: Any,
+        tokenizer: Callable[..., Any],
         identity: str,
         device: str = "cpu",
         batch_size: int = 64,

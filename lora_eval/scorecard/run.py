@@ -104,9 +104,8 @@ def report(run_dir: Path | str, encoder: AnyEncoder | None = None, resamples: in
         RunError: no run there, or pictures are missing: draw them first.
     """
     folder = RunFolder(run_dir)
-    if not folder.plan_file.exists():
-        if (folder.root / SETTINGS).exists():
-            return measure_again(folder.root, encoder, resamples)
+    if not folder.plan_file.exists() and (folder.root / SETTINGS).exists():
+        return measure_again(folder.root, encoder, resamples)
     if not folder.root.is_dir():
         raise RunError(f"{folder.root} does not exist; give the folder of a scorecard run")
     plan = folder.read_plan()
