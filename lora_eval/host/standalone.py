@@ -171,15 +171,15 @@ class StandaloneHost(Host):
         drawn: list[Drawn | None] = [None] * len(requests)
         try:
             # padding to the longest prompt of the batch would change the others: one group a length
-            groups: dict[int, list[int]] = {}
+            groups: dict[tuple[int, int], list[int]] = {}
             for index, request in enumerate(requests):
-                chunks = max(texts.chunks(request.prompt), texts.chunks(request.negative_prompt))
-                groups.setdefault(chunks, []).append(index)
-            for chunks, members in groups.items():
+                lengths = texts.chunks(request.prompt), texts.chunks(request.negative_prompt)
+                groups.setdefault(lengths, []).append(index)
+            for (chunks, negative_chunks), members in groups.items():
                 chosen = [requests[index] for index in members]
                 skip = sampling.clip_skip
                 positive = [texts.get(one.prompt, chunks, skip) for one in chosen]
-                negative = [texts.get(one.negative_prompt, chunks, skip, negative=True) for one in chosen]
+                negative = [texts.get(one.negative_prompt, negative_chunks, skip, negative=True) for one in chosen]
                 latents = sample(
                     model,
                     [one.seed for one in chosen],

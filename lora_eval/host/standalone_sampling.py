@@ -54,6 +54,12 @@ _SAMPLERS = {
 }
 
 
+# diffusers' ancestral Euler has no Karras or exponential spacing, and its DPM++ rounds timesteps and
+# leaves out the last; with Euler's spacing both take the very steps of k-diffusion
+_EULER_SPACING = ("Euler a", "DPM++ 2M", "DPM++ 2M Karras")
+_OWN_SPACING = ("DDIM", "Euler a")
+
+
 def sampler_names() -> list[str]:
     """Names that :attr:`Sampling.sampler` accepts here."""
     return list(_SAMPLERS)
@@ -88,11 +94,10 @@ def make_scheduler(schedule: dict[str, Any], sampling: Sampling) -> Any:
     given = {"rescale_betas_zero_snr"} & schedule.keys()
     known = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type"}
     config = {name: schedule[name] for name in (known & schedule.keys()) | given} | chosen.options
-    spaced = sampling.sampler not in ("DDIM", "Euler a")
-    scheduler = getattr(diffusers, chosen.scheduler).from_config(config, **(flags if spaced else {}))
+    own = sampling.sampler in _OWN_SPACING
+    scheduler = getattr(diffusers, chosen.scheduler).from_config(config, **({} if own else flags))
     scheduler.set_timesteps(sampling.steps)
-    if sampling.sampler == "Euler a" and kind != "Uniform":
-        # diffusers' ancestral Euler has no Karras or exponential spacing of its own
+    if sampling.sampler in _EULER_SPACING:
         spacing = diffusers.EulerDiscreteScheduler.from_config(config, **flags)
         spacing.set_timesteps(sampling.steps)
         scheduler.sigmas, scheduler.timesteps = spacing.sigmas, spacing.timesteps
@@ -116,8 +121,9 @@ def sample(
 ) -> torch.Tensor:
     """Denoise a batch: (B, 4, H/8, W/8) float32 latents on the model's device, scaled.
 
-    Guidance is one UNet call of 2B a step (Ho and Salimans 2022, arXiv 2207.12598); at CFG scale 1
-    the negative prompt drops out and B are enough. ``check`` is called before each UNet call.
+    Guidance (Ho and Salimans 2022, arXiv 2207.12598) is one UNet call of 2B a step, two of B where
+    the prompts differ in chunks; at CFG scale 1 the negative prompt drops out and B are enough.
+    ``check`` is called before each step.
 
     Raises:
         HostError: the model produced values that are not numbers.
@@ -126,13 +132,17 @@ def sample(
     noise, generators = initial_noise(seeds, sampling.width, sampling.height)
     latents = noise.to(model.device) * scheduler.init_noise_sigma
     guided = sampling.cfg_scale != 1.0
-    arguments = unet_arguments(_join(negative, positive) if guided else positive, model.dtype)
+    # states of different length do not fit into one call; padding the shorter would change the picture
+    together = not guided or negative.context.shape[1] == positive.context.shape[1]
+    conds = [negative, positive] if guided else [positive]
+    calls = [unet_arguments(cond, model.dtype) for cond in ([_join(conds)] if together else conds)]
     extra = {"generator": generators} if sampling.sampler == "Euler a" else {}
     for timestep in scheduler.timesteps:
         check()
         scaled = scheduler.scale_model_input(latents, timestep).to(model.dtype)
-        batch = torch.cat([scaled, scaled]) if guided else scaled
-        output = model.unet(batch, timestep, return_dict=False, **arguments)[0].float()
+        batch = torch.cat([scaled, scaled]) if guided and together else scaled
+        outputs = [model.unet(batch, timestep, return_dict=False, **arguments)[0].float() for arguments in calls]
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         if guided:
             without, with_text = output.chunk(2)
             output = without + sampling.cfg_scale * (with_text - without)
@@ -157,7 +167,6 @@ def decode(model: LoadedModel, latents: torch.Tensor) -> list[Image.Image]:
     return pictures
 
 
-def _join(first: Conditioning, second: Conditioning) -> Conditioning:
-    if first.vector is None or second.vector is None:
-        return Conditioning(torch.cat([first.context, second.context]))
-    return Conditioning(torch.cat([first.context, second.context]), torch.cat([first.vector, second.vector]))
+def _join(conds: Sequence[Conditioning]) -> Conditioning:
+    vectors = [cond.vector for cond in conds if cond.vector is not None]
+    return Conditioning(torch.cat([cond.context for cond in conds]), torch.cat(vectors) if vectors else None)

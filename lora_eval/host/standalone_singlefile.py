@@ -220,7 +220,8 @@ def _schedule(header: _Header) -> dict[str, Any]:
 
 def _unet_config(header: _Header, family: str) -> dict[str, Any]:
     # two ResNet blocks a level: level b begins at input block 1 + 3b
-    widths, depths = [], []
+    widths: list[int] = []
+    depths: list[int] = []
     while (key := f"{_UNET}input_blocks.{1 + 3 * len(widths)}.0.out_layers.3.weight") in header.shapes:
         block = f"{_UNET}input_blocks.{1 + 3 * len(widths)}.1."
         depths.append(header.count(block + "transformer_blocks.{}.attn2.to_k.weight"))

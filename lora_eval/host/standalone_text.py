@@ -43,10 +43,8 @@ class TextCache:
 
     def chunks(self, text: str) -> int:
         """Number of chunks the prompt takes; at least 1."""
-        return max(
-            -(-len(_tokens(tokenizer, text)) // _content(encoder)) if _tokens(tokenizer, text) else 1
-            for tokenizer, encoder in zip(self._model.tokenizers, self._model.text_encoders, strict=True)
-        )
+        pairs = zip(self._model.tokenizers, self._model.text_encoders, strict=True)
+        return max(1, *(-(-len(_tokens(tokenizer, text)) // _content(encoder)) for tokenizer, encoder in pairs))
 
     def get(self, text: str, chunks: int, clip_skip: int = 1, negative: bool = False) -> EncodedText:
         """States of one prompt padded with empty chunks to ``chunks``. Ordinary tensors without grad."""
