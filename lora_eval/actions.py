@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lora_eval.errors import HostError, Interrupted, RunError
-from lora_eval.host.protocol import Host
+from lora_eval.host.current import current_settings
+from lora_eval.host.protocol import Host, Job, Sampling
 from lora_eval.jobs import Handle, JobQueue
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ class ScoreOrder:
         weights: range as in the X/Y/Z plot. seeds, prompts: how many. suite: shipped name or file.
         preset, kind, trigger, class_word, encoder: see ``scorecard.plan.make_plan``.
         sampling: names of the WebUI's txt2img: sampler, scheduler, steps, cfg_scale, width, height, clip_skip.
-        batch_size: pictures drawn at once.
+        batch_size: pictures drawn at once. It and ``encoder`` are those of the program's settings when None.
     """
 
     loras: list[Path]
@@ -42,9 +45,23 @@ class ScoreOrder:
     kind: str | None = None
     trigger: str | None = None
     class_word: str | None = None
-    encoder: str = "auto"
+    encoder: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
+
+
+class _Followed:
+    """A host whose jobs a :class:`Handle` follows; everything else is the host's own."""
+
+    def __init__(self, host: Host, handle: Handle) -> None:
+        self._host, self._handle = host, handle
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+    def job(self, title: str, total: int) -> AbstractContextManager[Job]:
+        """The host's job, followed from its start to its end."""
+        return self._handle.job(self._host.job(title, total))
 
 
 def submit_train(queue: JobQueue, host: HostGetter, config: TrainConfig, resume: bool = False) -> str:
@@ -55,9 +72,7 @@ def submit_train(queue: JobQueue, host: HostGetter, config: TrainConfig, resume:
         from lora_eval.training.loop import train
 
         handle.say("starting")
-        holder = host()
-        with handle.job(holder.job(f"training {config.run_name()}", 1)) as job:
-            result = train(holder, config, job=job, resume=resume)
+        result = train(cast(Host, _Followed(host(), handle)), config, resume=resume)
         handle.result = as_json(result)
         if result.stopped == "interrupted":
             raise Interrupted(result.message)
@@ -69,7 +84,7 @@ def submit_train(queue: JobQueue, host: HostGetter, config: TrainConfig, resume:
 
 
 def submit_score(queue: JobQueue, host: HostGetter, order: ScoreOrder) -> str:
-    """Put a scorecard run in line; returns the job's id."""
+    """Put a scorecard run in line; returns the job's id. Raises HostError when no LoRA is named."""
     if not order.loras:
         raise HostError("no LoRA is chosen; name at least one")
     names = ", ".join(path.stem for path in order.loras[:3]) + (", ..." if len(order.loras) > 3 else "")
@@ -78,11 +93,51 @@ def submit_score(queue: JobQueue, host: HostGetter, order: ScoreOrder) -> str:
         from lora_eval.scorecard.run import score
 
         handle.say("starting")
-        holder = host()
-        with handle.job(holder.job(f"scorecard of {names}", 1)) as job:
-            return as_json(score(holder, order, job))
+        holder, settings = host(), current_settings()
+        out = order.out or new_score_folder(holder.output_folder, order.loras)
+        # known from the start, so that an interrupted run can be found and gone on with
+        handle.result = {"folder": str(out), "run": out.name}
+        card = score(
+            cast(Host, _Followed(holder, handle)),
+            order.loras,
+            out,
+            data=order.data,
+            weights=order.weights,
+            seeds=order.seeds,
+            prompts=order.prompts,
+            suite=order.suite,
+            preset=order.preset,
+            kind=order.kind,
+            trigger=order.trigger,
+            class_word=order.class_word,
+            sampling=_sampling(holder, order.sampling),
+            batch_size=order.batch_size or settings.batch_size,
+            encoder=order.encoder or settings.encoder,
+        )
+        found = {"verdict": card.verdict, "recommended": {"checkpoint": card.checkpoint, "weight": card.weight}}
+        return {**handle.result, **found}
 
     return queue.submit("score", names, run)
+
+
+def new_score_folder(output: Path, loras: Sequence[Path]) -> Path:
+    """A run folder that is not there yet, named after the first LoRA."""
+    base = f"{slug(loras[0].stem)}-scorecard"
+    numbers = (output / (base if number == 1 else f"{base}-{number}") for number in range(1, 10_000))
+    return next(folder for folder in numbers if not folder.exists())
+
+
+def slug(text: str) -> str:
+    """``text`` as a part of a path."""
+    return re.sub(r"[^\w.-]+", "_", text).strip("._") or "lora"
+
+
+def _sampling(host: Host, given: Mapping[str, Any]) -> Sampling | None:
+    """The values given over the host's native size; None when none are."""
+    if not given:
+        return None
+    width, height = host.native_size()
+    return Sampling(**{"width": width, "height": height, **given})
 
 
 def check_folder(

@@ -92,7 +92,7 @@ class ScoreBody(Body):
     kind: StrictStr | None = None
     trigger: StrictStr | None = None
     class_word: StrictStr | None = None
-    encoder: StrictStr = "auto"
+    encoder: StrictStr | None = None
     sampler: StrictStr | None = None
     scheduler: StrictStr | None = None
     steps: StrictInt | None = None
@@ -207,7 +207,7 @@ def _order(body: ScoreBody, output: Path, confined: Confinement) -> ScoreOrder:
     if suite and Path(suite).suffix:
         suite = str(confined.path(suite))
     encoder = body.encoder
-    if Path(encoder).expanduser().exists():
+    if encoder and Path(encoder).expanduser().exists():
         encoder = str(confined.path(encoder))
     sampling = {
         name: value
