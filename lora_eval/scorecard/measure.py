@@ -6,7 +6,7 @@ Columns of ``cell_metrics`` (one row per picture, in the order of the cells; emp
 |---|---|---|
 | ``effect`` | length of the feature's change, 0 to 2 | weight 0, same prompt and seed |
 | ``carlos`` | mean cosine of that change to the other seeds' change | other seeds of the prompt; 0 is noise |
-| ``drift_z`` | modified z of style and feature | other seeds of the prompt; above 3.5 it drifts |
+| ``drift_z`` | modified z of style and feature | other seeds of the prompt; above 4 it drifts |
 | ``clip_i`` | mean cosine to the references | the row ``clip_i`` of the summary: weight 0 and leave-one-out |
 | ``clip_i_gain`` | ``clip_i`` less that of weight 0 | weight 0, same prompt and seed |
 | ``dino``, ``face``, ``*_gain`` | the same by another encoder | the same |

@@ -195,7 +195,8 @@ def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, fl
     rate = successes / trials
     centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # exactly 0 and 1 at the ends, where rounding would leave the rate outside its own interval
+    return (max(0.0, centre - half) if successes else 0.0), (min(1.0, centre + half) if successes < trials else 1.0)
 
 
 def sign_flip_test(differences: np.ndarray, resamples: int = 1000, seed: int = 0) -> float:

@@ -30,6 +30,8 @@ FALL_NEEDED = 0.03
 # that has spent 3.3 time constants, .01 for one that has spent ten
 STILL_SHARE = 0.12
 RISING_EVALUATIONS = 3
+# times a swinging curve crosses its trend
+TURNS_NEEDED = 6
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,9 @@ def _diagnose(
     best = int(np.argmin(v_loss))
     best_step = int(v_step[best])
     if train is not None and not averaged:
-        unrest = _unrest(step, np.log(np.maximum(loss, 1e-12)), train)
-        if unrest is not None and not _rose(validation, best, noise):
+        log = np.log(np.maximum(loss, 1e-12))
+        unrest = _swings(step, log) or (None if _rose(validation, best, noise) else _restless(step, log))
+        if unrest is not None:
             return _with(_read(validation, "validation", m, best_step, averaged), "oscillating", *unrest)
     if _rose(validation, best, noise):
         return _after_the_minimum(validation, train, best, noise, samples)
@@ -291,15 +294,18 @@ def _read(
     rise_error = math.sqrt(2 * float(np.mean(series.error**2)) / 3)
     words = "validation loss" if name == "validation" else "training loss"
 
+    log = np.log(np.maximum(loss, 1e-12)) if step is not None and loss is not None and not averaged else None
+    swings = _swings(step, log) if step is not None and log is not None else None
+    if swings is not None:
+        return Diagnosis("oscillating", *swings, **common)
     if rise > max(0.26, 4.5 * rise_error) and (
         end > start - max(0.0, 0.5 * (start - series.level[lowest])) or rise > 0.6
     ):
         since = int(series.step[lowest])
         return Diagnosis("diverged", since, f"the {words} rises by {math.expm1(rise):.0%} after step {since}", **common)
-    if step is not None and loss is not None and not averaged:
-        unrest = _unrest(step, np.log(np.maximum(loss, 1e-12)), series)
-        if unrest is not None:
-            return Diagnosis("oscillating", *unrest, **common)
+    unrest = _restless(step, log) if step is not None and log is not None else None
+    if unrest is not None:
+        return Diagnosis("oscillating", *unrest, **common)
     if fall < max(FALL_NEEDED, 2.5 * math.sqrt(first_error**2 + error**2 / 2)):
         text = f"the {words} falls by {-math.expm1(-fall):.1%} in all, no more than its noise or {FALL_NEEDED:.0%}"
         return Diagnosis("flat", int(series.step[0]), text, **common)
@@ -326,17 +332,14 @@ def _settled(series: _Series, start: float, last: float, fall: float) -> int:
     return int(series.step[index])
 
 
-def _unrest(step: np.ndarray, level: np.ndarray, series: _Series) -> tuple[int, str] | None:
-    """Swings beyond the step noise: (since, reason), or None.
-
-    Three signs: levels of short blocks that scatter about the smooth curve by more than their error
-    allows, at any of several block lengths; noise that grows; neighbours that alternate.
+def _swings(step: np.ndarray, level: np.ndarray) -> tuple[int, str] | None:
+    """Swings beyond the step noise, (since, reason) or None: means of short blocks that scatter about the
+    smooth curve by more than their error allows, at any of several block lengths, time and again.
     """
     n = len(level)
     if n < 60:
         return None
-    trend = _smooth_fit(step, level)
-    off = level - trend
+    off = level - _smooth_fit(step, level)
     scale = _noise(level)
     kept = slice(n // 5, n)
     for size in (6, 12, 24, 48):
@@ -348,18 +351,30 @@ def _unrest(step: np.ndarray, level: np.ndarray, series: _Series) -> tuple[int, 
         swing = float(1.4826 * np.median(np.abs(means - np.median(means))))
         swing = max(swing, 0.8 * float(means.std()))
         ratio = swing / (scale / math.sqrt(size))
-        if ratio > 2.1 + 4.0 / math.sqrt(blocks) and swing > 0.1:
+        high = means > np.median(means) + scale / math.sqrt(size)
+        low = means < np.median(means) - scale / math.sqrt(size)
+        turns = int(np.count_nonzero(np.diff(high[high | low].astype(int))))
+        # a curve that turns once and runs away is off its smooth trend as well, but it does not swing
+        if ratio > 2.1 + 4.0 / math.sqrt(blocks) and swing > 0.1 and turns >= TURNS_NEEDED:
             far = np.flatnonzero(np.abs(means - np.median(means)) > 2.0 * scale / math.sqrt(size))
             since = int(step[n // 5 + (int(far[0]) if far.size else 0) * size])
             return (
                 since,
                 f"the training loss swings by {math.expm1(swing):.0%} about its trend, {ratio:.1f} times its step noise",
             )
+    return None
+
+
+def _restless(step: np.ndarray, level: np.ndarray) -> tuple[int, str] | None:
+    """Step noise that grows, or neighbours that alternate: (since, reason) or None."""
+    n = len(level)
+    if n < 60:
+        return None
     third = n // 3
     early, late = _noise(level[:third]), _noise(level[-third:])
     if n >= 120 and late / early > 1.5 + 4.0 / math.sqrt(third):
         return int(step[-third]), f"the step noise of the training loss grows {late / early:.1f} times"
-    part = off[kept]
+    part = (level - _smooth_fit(step, level))[n // 5 :]
     r = float(np.corrcoef(part[:-1], part[1:])[0, 1]) if len(part) > 3 and part.std() > 0 else 0.0
     if r < -0.3 - 2.0 / math.sqrt(len(part)):
         return int(step[n // 5]), f"neighbouring steps of the training loss alternate (correlation {r:.2f})"
@@ -373,23 +388,27 @@ def _trimmed(values: np.ndarray) -> float:
 
 
 def _smooth_fit(step: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Best of ``a + b exp(-t / tau) + c t`` over a grid of tau: falls and plateaus, no swings."""
+    """Best of ``a + b exp(-t / tau) + c t + d max(0, t - k)`` over tau and k: falls, plateaus and one turn, no swings."""
     t = (step - step[0]) / max(1e-12, step[-1] - step[0])
     best, result = math.inf, np.full(level.shape, level.mean())
-    for tau in (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6):
-        design = np.stack([np.ones_like(t), np.exp(-t / tau), t], axis=1)
-        fit = design @ np.linalg.lstsq(design, level, rcond=None)[0]
-        error = float(((level - fit) ** 2).sum())
-        if error < best:
-            best, result = error, fit
+    for tau in (0.01, 0.03, 0.08, 0.2, 0.6):
+        for knot in (0.4, 0.55, 0.7):
+            design = np.stack([np.ones_like(t), np.exp(-t / tau), t, np.maximum(t - knot, 0.0)], axis=1)
+            gram = design.T @ design + 1e-9 * len(t) * np.eye(4)
+            fit = design @ np.linalg.solve(gram, design.T @ level)
+            error = float(((level - fit) ** 2).sum())
+            if error < best:
+                best, result = error, fit
     return result
 
 
 def _rose(series: _Series, best: int, noise: float) -> bool:
     """Whether the last three evaluations or more all lie more than two errors above the minimum."""
     after = series.level[best + 1 :]
-    limit = max(2.0 * math.sqrt(2.0) * noise, 0.01)
-    return len(after) >= RISING_EVALUATIONS and bool((after[-RISING_EVALUATIONS:] - series.level[best] > limit).all())
+    limit = max(2.0 * math.sqrt(2.0) * noise, 0.015)
+    # the lowest of many evaluations is low by luck as well; its neighbours are asked too
+    lowest = float(_running(series.level).min())
+    return len(after) >= RISING_EVALUATIONS and bool((after[-RISING_EVALUATIONS:] - lowest > limit).all())
 
 
 def _after_the_minimum(

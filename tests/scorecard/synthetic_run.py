@@ -130,7 +130,7 @@ def make_run(
                         pixel[:4] += 8.0 * (weight - 0.8)
                         feature = unit(feature + 0.25 * (weight - 0.8) * artefact)
                     if fault == "fried" and weight > 0.3:
-                        pixel[:4] += 8.0 * (weight - 0.1)
+                        pixel[:4] += 12.0 * (weight - 0.1)
                     if fault == "saturated style":
                         pixel[1:4] += 3.0 * saturating(weight)
                     if fault == "drift" and weight > 0 and (p, s) == (2, 1):
@@ -156,7 +156,7 @@ def make_run(
             [f"{prefix}{i}.png" for i in range(n)], np.array(at, dtype=np.float32).reshape(n, D),
             (rng.random((n, 16, 16)) if small is None else small).astype(np.float32),
             (np.linspace(-1, 1, len(STYLES)) + 0.8 * rng.normal(size=(n, len(STYLES)))).astype(np.float32), held_out,
-            (3.0 * np.array([0, 1, 1, 1, 0, 0]) + 0.5 * rng.normal(size=(n, len(PIXELS)))).astype(np.float32) if reference_pixels else None,
+            ((3.0 if fault == "saturated style" else 0.0) * np.array([0, 1, 1, 1, 0, 0]) + 0.5 * rng.normal(size=(n, len(PIXELS)))).astype(np.float32) if reference_pixels else None,
         )  # fmt: skip
 
     return RunData(

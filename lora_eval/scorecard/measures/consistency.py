@@ -10,7 +10,7 @@ from lora_eval.scorecard.measures.context import Context, number
 from lora_eval.scorecard.metrics import consistency as metric
 from lora_eval.scorecard.statistics import Draws, wilson
 
-DRIFTING = 3.5
+DRIFTING = 4.0
 # a change smaller than this share of the distance between two seeds is no effect
 NO_EFFECT = 0.1
 NAME = "consistency"

@@ -172,7 +172,7 @@ def _checkpoint(context: Context, checkpoint: str, chosen: list[int], z: np.ndar
         reason = f"{len(weights) + 1} weights with weight 0; draw at least {metric.WEIGHTS_NEEDED}, better 6"
     elif not np.isfinite(gain.estimate).all():
         reason = "pictures are missing at some weights, or nothing changes with weight"
-    elif not np.nanmax(np.where(np.isfinite(low), low, gain.estimate)) > 0:
+    elif not np.nanmax(np.where(np.isfinite(low), low, gain.estimate)) > _least_gain(context, chosen):
         reason = "nothing rises with weight, so there is no response to judge"
     if reason:
         row("score", math.nan, verdict=f"not measured: {reason}")
@@ -271,6 +271,15 @@ def _beyond_purpose(context: Context, z: np.ndarray, gain: Draws) -> np.ndarray:
         return z
     reached = int(np.argmax(np.nan_to_num(gain.estimate, nan=-np.inf) >= metric.KEPT_GAIN * best))
     return np.where(np.sign(z) == np.sign(z[reached]), np.sign(z) * np.clip(np.abs(z) - np.abs(z[reached]), 0, None), z)
+
+
+def _least_gain(context: Context, chosen: list[int]) -> float:
+    """The gain below which nothing rises: a twentieth of the way to the references, or a tenth of seed noise."""
+    if "clip_i" in context.shared:
+        room = context.shared["ceiling"] - context.shared["base_clip_i"].estimate[chosen]
+        return float(0.05 * np.nanmax(room)) if np.isfinite(room).any() else 0.0
+    spread = context.shared.get("seed_spread", math.nan)
+    return 0.1 * spread if math.isfinite(spread) else 0.0
 
 
 def _references_known(context: Context) -> bool:

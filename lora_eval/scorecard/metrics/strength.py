@@ -74,8 +74,8 @@ def base_spread(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centre and spread of the distortion statistics at weight 0: (P, M, K) -> (P, K), (K,).
 
     The centre is each prompt's median. With four seeds a prompt's own spread is mostly luck, so the
-    deviations of all prompts share one spread: 1.4826 MAD, corrected for the median taken out of
-    few seeds, and never below a tenth of the spread of the prompts' centres.
+    deviations of all prompts share one spread: 1.4826 MAD, corrected for the mean taken out of few
+    seeds, and never below a tenth of the spread of the prompts' centres.
 
     Raises:
         ValueError: not three axes.
@@ -95,7 +95,8 @@ def _base_spread(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             centre[p] = np.nanmedian(pixels[p], axis=0)
         if not usable.any():
             return centre, np.full(pixels.shape[2], np.nan)
-        off = pixels[usable] - centre[usable][:, None, :]
+        # about the mean: about the median of four, the correction below would still leave a quarter too little
+        off = pixels[usable] - np.nanmean(pixels[usable], axis=1, keepdims=True)
         small = np.sqrt(count[usable] / np.maximum(count[usable] - 1.0, 1.0))[:, None, None]
         off = (off * small).reshape(-1, pixels.shape[2])
         mad = 1.4826 * np.nanmedian(np.abs(off), axis=0)
