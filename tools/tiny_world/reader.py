@@ -26,7 +26,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "position": tuple(POSITIONS),
     "style": ("plain drawing", *STYLES),
 }
-STEPS, BATCH, DRAWINGS = 2600, 64, 18000
+STEPS, BATCH, DRAWINGS = 1800, 64, 18000
 
 
 class ReaderNet(nn.Module):
