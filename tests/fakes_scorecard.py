@@ -185,3 +185,49 @@ def tree_hashes(folder: Path) -> dict[str, str]:
 def read_json(path: Path) -> dict:
     """A JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def small_score(root: Path, out: Path, **changes: object) -> tuple[FakeHost, object]:
+    """A run of 2 checkpoints x 3 weights x 3 prompts x 2 seeds in ``out``; LoRAs and references in ``root``."""
+    from lora_eval.scorecard.run import score
+
+    host = FakeHost(root)
+    if not (root / "data").is_dir():
+        make_references(root / "data")
+        for step in (100, 200):
+            metadata = {"ss_steps": str(step), "lora_eval_trigger": "zorp", "lora_eval_kind": "object"}
+            make_lora(root / f"zorp-{step:06d}.safetensors", step / 300, metadata=metadata)
+        rows = ["step,epoch,lr,loss,val_loss"]
+        rows += [f"{k},0,0.001,{0.1 + 0.2 * 0.97**k:.6f},{0.1 + 0.1 * 0.96**k:.6f}" for k in range(1, 201)]
+        (root / "history.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    settings: dict = {
+        "data": root / "data", "suite": "tiny", "weights": "0-1 [3]", "seeds": 2, "prompts": 3, "batch_size": 4,
+        "encoder": FakeEncoder(), "resamples": 100,
+    }  # fmt: skip
+    return host, score(host, sorted(root.glob("*.safetensors")), out, **{**settings, **changes})
+
+
+def score_and_die(root: str, out: str, calls: str) -> None:
+    """Run :func:`small_score` and end this process by SIGKILL at that call into the package; 0: live and print their number.
+
+    Counted by the interpreter, so that every line of the package is equally likely to be the last.
+    """
+    import os
+    import signal
+    import sys
+
+    left, seen = int(calls), 0
+
+    def count(frame, event, argument):  # type: ignore[no-untyped-def]
+        nonlocal seen
+        if event in ("call", "c_call") and "lora_eval" in frame.f_code.co_filename:
+            seen += 1
+            if seen == left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    import lora_eval.scorecard.run  # noqa: F401  # importing is not what is killed
+
+    sys.setprofile(count)
+    small_score(Path(root), Path(out))
+    sys.setprofile(None)
+    print(seen)
