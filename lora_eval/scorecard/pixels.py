@@ -123,7 +123,8 @@ def high_band(grey: np.ndarray) -> float:
     power[:, 1 : (width + 1) // 2] *= 2
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     total = float(power.sum())
-    return float(power[radius > 0.25].sum()) / total if total > 1e-9 else 0.0
+    # by Parseval total / pixels**2 is about the variance: below this even 8 bits hold one grey level only
+    return float(power[radius > 0.25].sum()) / total if total > 1e-9 * grey.size**2 else 0.0
 
 
 def noise_sigma(grey: np.ndarray) -> float:
@@ -153,5 +154,7 @@ def _blur(grey: np.ndarray) -> float:
     if float(np.ptp(grey)) < 1e-6:
         # a flat picture has no edge to judge: skimage divides by zero there
         return 1.0
-    value = float(blur_effect(grey, channel_axis=None))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # a picture that changes along one axis alone has no edge along the other
+        value = float(blur_effect(grey, channel_axis=None))
     return value if np.isfinite(value) else 1.0
