@@ -208,7 +208,7 @@ def small_score(root: Path, out: Path, **changes: object) -> tuple[FakeHost, obj
 
 
 def score_and_die(root: str, out: str, calls: str) -> None:
-    """Run :func:`small_score` and end this process by SIGKILL at that call into the package; 0: live and print their number.
+    """Run :func:`small_score` and end this process by SIGKILL at that call of the package; 0: live, print their number.
 
     Counted by the interpreter, so that every line of the package is equally likely to be the last.
     """

@@ -51,7 +51,6 @@ def render(
         (
             f"<header><h1>{text(title)}</h1>{sections.verdict(report)}</header>",
             sections.dimensions(report),
-            sections.advice(report),
             sections.strength(report),
             sections.leaderboard(report),
             sections.heat_maps(report),

@@ -58,15 +58,15 @@ def verdict(report: Report) -> str:
 
 
 def dimensions(report: Report) -> str:
-    """Radar and the six answers."""
+    """Radar, what to change next time, and the six answers."""
     found = [report.dimension(name) for name in DIMENSIONS]
     radar = charts.radar([(TITLES[d.name], d.score, d.ci_low, d.ci_high) for d in found])
     answers = "".join(_answer(d) for d in found)
-    where = ""
+    where = "the least bad checkpoint and weight"
     if report.card.checkpoint is not None:
-        where = f"At {report.card.checkpoint}, weight {report.card.weight:g}. Bands are 95 % intervals."
-    body = f'<div class="six"><div>{radar}</div><div class="dims">{answers}</div></div>'
-    return section("Six dimensions", body, where or "At the least bad checkpoint and weight. Bands are 95 % intervals.")
+        where = f"{report.card.checkpoint}, weight {report.card.weight:g}"
+    body = f'<div class="six"><div>{radar}{_advice(report)}</div><div class="dims">{answers}</div></div>'
+    return section("Six dimensions", body, f"At {where}. Bands are 95 % intervals.")
 
 
 def _answer(d: Dimension) -> str:
@@ -84,14 +84,13 @@ def _answer(d: Dimension) -> str:
     )
 
 
-def advice(report: Report) -> str:
-    """What to change next time."""
+def _advice(report: Report) -> str:
     rows = "".join(
         f'<li><strong>{text(_sentence(a.change))}</strong><span class="small quiet">'
         f"{text(TITLES.get(a.dimension, a.dimension))}: {text(a.seen)}</span></li>"
         for a in report.card.advice
     )
-    return section("What to change next time", f'<ul class="advice">{rows}</ul>' if rows else "")
+    return f'<h2>What to change next time</h2><ul class="advice">{rows}</ul>' if rows else ""
 
 
 def strength(report: Report) -> str:
@@ -204,8 +203,9 @@ def loss(report: Report) -> str:
             history.step, history.loss, history.val_step, history.val_loss, marks, f"loss of {', '.join(names)}"
         )
         figures.append(
-            f"<figure><figcaption>{_keys(len(history.step), len(history.val_step))} <span class=quiet>({text(path.name)})"
-            f"</span></figcaption>{chart}{_diagnosis(report, found, names)}</figure>"
+            f"<figure><figcaption>{_keys(len(history.step), len(history.val_step))} "
+            f"<span class=quiet>({text(path.name)})</span></figcaption>"
+            f"{chart}{_diagnosis(report, found, names)}</figure>"
         )
     return section("Training curve", f'<div class="cards">{"".join(figures)}</div>' if figures else "")
 
@@ -223,7 +223,8 @@ def _diagnosis(report: Report, found: dict[str, dict[str, Any]], names: list[str
     name = report.card.checkpoint if report.card.checkpoint in known else known[-1]
     told = found[str(name)]
     since = f" since step {told['since_step']}" if told.get("since_step") is not None else ""
-    return f"<p><strong>{text(told.get('state', ''))}{text(since)}</strong> ({text(name)}): {text(told.get('reason', ''))}</p>"
+    state = f"<strong>{text(told.get('state', ''))}{text(since)}</strong> ({text(name)})"
+    return f"<p>{state}: {text(told.get('reason', ''))}</p>"
 
 
 def findings(report: Report) -> str:

@@ -43,7 +43,7 @@ CELL_FACTS = {
     "retrieval_rank": ("rank of its own prompt", 1),
     "elements_won": ("share of elements seen", 2),
     "effect": ("change from weight 0", 3),
-    "drift_z": ("drift (above 3.5 it falls out)", 1),
+    "drift_z": ("drift from the other seeds, robust deviations", 1),
     "distortion_z": ("distortion (above 3 it left weight 0's spread)", 1),
     "nn_train": ("nearest training picture, cosine", 3),
     "nn_ssim": ("the same, SSIM", 2),
