@@ -84,15 +84,19 @@ def load_single_file(path: Path, dtype: torch.dtype) -> dict[str, Any]:
             )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise HostError(f"{path} cannot be loaded ({reason}); convert it to a diffusers folder") from error
+            if "meta tensor" in reason:
+                # diffusers leaves what it did not find without numbers and stumbles over it later
+                reason = "tensors of the UNet or the autoencoder are missing from it"
+            raise HostError(f"{path} cannot be loaded ({reason}); download it again") from error
     sdxl = family == "sdxl"
-    parts = {
+    parts: dict[str, Any] = {
         "unet": pipeline.unet,
         "vae": pipeline.vae,
         "text_encoders": [pipeline.text_encoder, *([pipeline.text_encoder_2] if sdxl else [])],
         "tokenizers": [pipeline.tokenizer, *([pipeline.tokenizer_2] if sdxl else [])],
         "schedule": {**_schedule(header), "rescale_betas_zero_snr": "ztsnr" in header.shapes},
     }
+    _check_whole(path, [parts["unet"], parts["vae"], *parts["text_encoders"]])
     if sdxl and dtype == torch.float16:
         # read anew in full precision: half has rounded the weights already
         parts["vae"] = _full_precision_vae(path, header, family)
@@ -100,6 +104,16 @@ def load_single_file(path: Path, dtype: torch.dtype) -> dict[str, Any]:
         prediction = "v_prediction" if family == "sd2" and _predicts_v(parts) else "epsilon"
     parts["schedule"]["prediction_type"] = prediction
     return parts
+
+
+def _check_whole(path: Path, networks: list[Any]) -> None:
+    """Tensors that the file lacks stay on the meta device, without numbers."""
+    missing = [name for network in networks for name, tensor in network.named_parameters() if tensor.is_meta]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise HostError(
+            f"{path} lacks {len(missing)} tensors of the model ({shown}); download it again or give a diffusers folder"
+        )
 
 
 def _read_header(path: Path) -> _Header:

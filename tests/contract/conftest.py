@@ -31,8 +31,8 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         modules=lambda: host._load().modules(),
         expected=ModelInfo(family, "", family, "v_prediction" if family == "sd2" else "epsilon"),
         sampling=Sampling(sampler="Euler", steps=4, width=64, height=64),
-        context_width=64 if family == "sdxl" else 32,
-        vector_width=32 + 6 if family == "sdxl" else None,
+        context_width=96 if family == "sdxl" else 32,
+        vector_width=64 + 6 if family == "sdxl" else None,
     )
 
 
