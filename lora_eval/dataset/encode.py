@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lora_eval.dataset import buckets
@@ -137,6 +138,7 @@ class EncodedPicture:
         size: (width, height) of the picture on disk; ``placement`` says what became of it.
         variants: (V, 4, h, w) float32 latents: crops, then the same crops mirrored when flipping is on.
         crops: number of crops among the variants.
+        masks: (V, 1, h, w) float32 in [0, 1], how much each latent cell is learnt; None: all of it.
     """
 
     item: Item
@@ -145,6 +147,7 @@ class EncodedPicture:
     placement: buckets.Placement
     variants: torch.Tensor
     crops: int = 1
+    masks: torch.Tensor | None = None
 
     @property
     def bucket(self) -> tuple[int, int]:
@@ -240,7 +243,8 @@ def _encode_picture(
         raise DatasetError(f"cannot read {item.path}: {error.strerror}") from error
     placement = buckets.place(image.size, sizes, step, no_upscale)
     crops = CROPS if random_crop and placement.scaled != placement.bucket else CROPS[:1]
-    variants = []
+    mask_image = None if item.mask is None else _open_mask(item.mask, image.size)
+    variants, masks = [], []
     for mirrored in (False, True)[: 2 if flip else 1]:
         for crop in crops:
 
@@ -259,4 +263,27 @@ def _encode_picture(
                     "or remove the picture"
                 )
             variants.append(latent)
-    return EncodedPicture(item, sha, image.size, placement, torch.cat(variants), len(crops))
+            if mask_image is not None:
+                masks.append(_mask_cells(mask_image, placement, crop, mirrored, latent.shape[-2:]))
+                if float(masks[-1].sum()) < 0.5:
+                    raise DatasetError(f"{item.mask} leaves nothing to learn (all black); paint white what to learn")
+    mask = torch.cat(masks) if masks else None
+    return EncodedPicture(item, sha, image.size, placement, torch.cat(variants), len(crops), mask)
+
+
+def _open_mask(path: Path, size: tuple[int, int]) -> Image.Image:
+    mask = open_picture(path)
+    if abs(mask.width * size[1] / (mask.height * size[0]) - 1) > 0.01:
+        raise DatasetError(
+            f"{path} is {mask.width} x {mask.height}, its picture {size[0]} x {size[1]}; draw it to the same shape"
+        )
+    return mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR)
+
+
+def _mask_cells(
+    mask: Image.Image, placement: buckets.Placement, crop: tuple[float, float], mirrored: bool, cells: Sequence[int]
+) -> torch.Tensor:
+    """(1, 1, h, w): share of white in each latent cell."""
+    grey = torch.from_numpy(buckets.fit(mask, placement, crop)).mean(0)[None, None].clamp(0, 1)
+    found = torch.nn.functional.adaptive_avg_pool2d(grey.flip(-1) if mirrored else grey, (cells[0], cells[1]))
+    return found

@@ -19,6 +19,7 @@ from lora_eval.errors import DatasetError
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
 SIDECARS = (".txt", ".caption")
+MASK_SUFFIX = "-masklabel"
 TABLES = ("metadata.csv", "metadata.jsonl")
 FILE_COLUMNS = ("file_name", "file", "image", "filename")
 CAPTION_COLUMNS = ("prompt", "text", "caption")
@@ -28,11 +29,19 @@ MAX_REPEATS = 10_000
 
 @dataclass(frozen=True)
 class Item:
-    """One picture with its caption; ``repeats`` is how often an epoch shows it (at least 1)."""
+    """One picture with its caption.
+
+    Attributes:
+        repeats: how often an epoch shows it (at least 1).
+        mask: grey picture beside it, ``<name>-masklabel.png`` (OneTrainer's naming): white is learnt, black is not.
+        regular: a regularisation picture: it shows the class, not the concept.
+    """
 
     path: Path
     caption: str
     repeats: int = 1
+    mask: Path | None = None
+    regular: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,12 @@ def _read_text(path: Path) -> str:
 
 def _pictures(folder: Path) -> list[Path]:
     found = (p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
-    return sorted((p for p in found if p.is_file()), key=lambda p: p.name)
+    return sorted((p for p in found if p.is_file() and not p.stem.endswith(MASK_SUFFIX)), key=lambda p: p.name)
+
+
+def _mask_of(picture: Path) -> Path | None:
+    path = picture.with_name(f"{picture.stem}{MASK_SUFFIX}.png")
+    return path if path.is_file() else None
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -178,7 +192,7 @@ def _from_folder(root: Path) -> Dataset:
         for picture in _pictures(folder):
             caption = read_sidecar(picture)
             sidecars = sidecars or caption is not None
-            dataset.items.append(Item(picture, name if caption is None else caption, repeats))
+            dataset.items.append(Item(picture, name if caption is None else caption, repeats, _mask_of(picture)))
     if not sidecars and any(item.caption for item in dataset.items):
         dataset.source = "folder names"
     return dataset
@@ -205,7 +219,7 @@ def _from_table(root: Path, table: Path) -> Dataset:
             if repeats is None:
                 named = split_repeats(picture.parent.name)
                 repeats = named[0] if named else 1
-            dataset.items.append(Item(picture, " ".join(caption.split()), repeats))
+            dataset.items.append(Item(picture, " ".join(caption.split()), repeats, _mask_of(picture)))
     listed = {path.resolve() for path in seen}
     for folder in (root, *_subfolders(root)):
         dataset.unlisted += [path for path in _pictures(folder) if path.resolve() not in listed]

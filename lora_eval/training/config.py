@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
-import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 
 from lora_eval.errors import ConfigError
 from lora_eval.files import write_text
+from lora_eval.training.settings import bad_name, checked, key, resolution, rules
 
 PRESETS = ("attention", "transformer", "full")
 OPTIMIZERS = ("adamw", "adamw8bit", "lion", "prodigy")
@@ -24,28 +24,14 @@ DTYPES = ("fp16", "bf16", "fp32")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 
-def _rules(
-    low: float = -math.inf,
-    high: float = math.inf,
-    choices: tuple[str, ...] = (),
-    open_low: bool = False,
-    open_high: bool = False,
-) -> dict[str, Any]:
-    """Allowed range of a setting; ``open_*`` leave that end itself out."""
-    return {"low": low, "high": high, "choices": choices, "open_low": open_low, "open_high": open_high}
-
-
-def _key(default: Any, low: float = -math.inf, high: float = math.inf, **rules: Any) -> Any:
-    """A setting with its default and allowed range."""
-    return field(default=default, metadata=_rules(low, high, **rules))
-
-
 @dataclass
 class TrainConfig:
     """Everything that decides what a run gives. None means "chosen by the program", as said at each key.
 
     Attributes:
         train_data_dir: folder of the pictures. metadata_path: table of captions (default: the folder's own).
+        reg_data_dir: regularisation pictures (the class without the concept), shown as often as the others in all;
+            prior_loss_weight: weight of their loss.
         base_model: checkpoint to train on; WebUI hosts train on the model in memory and check its name.
         output_dir: run folder's place; None: the host's output folder. name: name of the LoRA; None: taken from
             output_dir or train_data_dir.
@@ -65,6 +51,7 @@ class TrainConfig:
         validation_fraction: share held out; None = 0.1 from 20 pictures up, else 0. validation_steps: validate
             every so many steps; None = about twenty times a run.
         early_stop: stop after so many validations without a new best loss; 0 = never.
+        on_out_of_memory: smaller = go on with the next smaller settings of the same effective batch; stop = an error.
         save_steps: checkpoint every so many steps; 0 = only at the end. save_dtype: of the files.
         sample_prompts, sample_steps (every so many steps), sample_seed, sample_negative, sampler, sampler_steps,
             sample_cfg: test pictures by the host's own sampler.
@@ -75,79 +62,83 @@ class TrainConfig:
 
     train_data_dir: str = ""
     metadata_path: str | None = None
+    reg_data_dir: str | None = None
+    prior_loss_weight: float = key(1.0, 0, 100)
     base_model: str | None = None
     output_dir: str | None = None
     name: str | None = None
-    kind: str = _key("style", choices=KINDS)
+    kind: str = key("style", choices=KINDS)
     trigger: str = ""
     class_word: str = ""
 
-    lora_rank: int = _key(8, 1, 1024)
-    lora_alpha: float | None = _key(None, 0, 4096, open_low=True)
-    preset: str = _key("attention", choices=PRESETS)
-    conv_rank: int | None = _key(None, 1, 1024)
-    blocks: list[str] = field(default_factory=list, metadata=_rules(choices=("in", "mid", "out")))
+    lora_rank: int = key(8, 1, 1024)
+    lora_alpha: float | None = key(None, 0, 4096, open_low=True)
+    preset: str = key("attention", choices=PRESETS)
+    conv_rank: int | None = key(None, 1, 1024)
+    blocks: list[str] = field(default_factory=list, metadata=rules(choices=("in", "mid", "out")))
     rank_stabilised: bool = False
-    dropout: float = _key(0.0, 0, 1, open_high=True)
+    dropout: float = key(0.0, 0, 1, open_high=True)
     init_lora: str | None = None
 
-    batch_size: int = _key(4, 1, 512)
-    gradient_accumulation: int = _key(1, 1, 1024)
-    epochs: int = _key(10, 1, 100_000)
-    max_steps: int | None = _key(None, 1, 10_000_000)
+    batch_size: int = key(4, 1, 512)
+    gradient_accumulation: int = key(1, 1, 1024)
+    epochs: int = key(10, 1, 100_000)
+    max_steps: int | None = key(None, 1, 10_000_000)
     resolution: Any = None
     no_upscale: bool = False
-    seed: int = _key(0, 0, 2**32 - 1)
+    seed: int = key(0, 0, 2**32 - 1)
 
-    learning_rate: float = _key(2e-4, 0, 10, open_low=True)
-    optimizer: str = _key("adamw", choices=OPTIMIZERS)
-    weight_decay: float = _key(0.01, 0, 10)
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999], metadata=_rules(0, 1, open_high=True))
-    lr_scheduler: str = _key("constant", choices=SCHEDULERS)
-    lr_cycles: int = _key(1, 1, 1000)
-    warmup_steps: float = _key(0, 0, 10_000_000)
-    max_grad_norm: float = _key(1.0, 0, 1e6)
-    ema: float | None = _key(None, 0, 1, open_low=True, open_high=True)
+    learning_rate: float = key(2e-4, 0, 10, open_low=True)
+    optimizer: str = key("adamw", choices=OPTIMIZERS)
+    weight_decay: float = key(0.01, 0, 10)
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999], metadata=rules(0, 1, open_high=True))
+    lr_scheduler: str = key("constant", choices=SCHEDULERS)
+    lr_cycles: int = key(1, 1, 1000)
+    warmup_steps: float = key(0, 0, 10_000_000)
+    max_grad_norm: float = key(1.0, 0, 1e6)
+    ema: float | None = key(None, 0, 1, open_low=True, open_high=True)
 
-    min_snr_gamma: float | None = _key(None, 0, 1000, open_low=True)
-    noise_offset: float = _key(0.0, 0, 1)
-    mixed_precision: str = _key("auto", choices=PRECISIONS)
+    min_snr_gamma: float | None = key(None, 0, 1000, open_low=True)
+    noise_offset: float = key(0.0, 0, 1)
+    mixed_precision: str = key("auto", choices=PRECISIONS)
     gradient_checkpointing: bool = False
+    on_out_of_memory: str = key("smaller", choices=("smaller", "stop"))
 
-    caption_dropout: float = _key(0.0, 0, 1)
-    tag_dropout: float = _key(0.0, 0, 1)
+    caption_dropout: float = key(0.0, 0, 1)
+    tag_dropout: float = key(0.0, 0, 1)
     shuffle_caption: bool = False
-    keep_tokens: int = _key(0, 0, 100)
+    keep_tokens: int = key(0, 0, 100)
     flip: bool = False
     random_crop: bool = False
 
-    validation_fraction: float | None = _key(None, 0, 0.5)
-    validation_steps: int | None = _key(None, 1, 10_000_000)
-    early_stop: int = _key(0, 0, 10_000)
+    validation_fraction: float | None = key(None, 0, 0.5)
+    validation_steps: int | None = key(None, 1, 10_000_000)
+    early_stop: int = key(0, 0, 10_000)
 
-    save_steps: int = _key(100, 0, 10_000_000)
-    save_dtype: str = _key("fp16", choices=DTYPES)
+    save_steps: int = key(100, 0, 10_000_000)
+    save_dtype: str = key("fp16", choices=DTYPES)
     sample_prompts: list[str] = field(default_factory=list)
-    sample_steps: int = _key(100, 1, 10_000_000)
-    sample_seed: int = _key(0, 0, 2**32 - 1)
+    sample_steps: int = key(100, 1, 10_000_000)
+    sample_seed: int = key(0, 0, 2**32 - 1)
     sample_negative: str = ""
     sampler: str = "Euler"
-    sampler_steps: int = _key(20, 1, 1000)
-    sample_cfg: float = _key(7.0, 0, 100)
+    sampler_steps: int = key(20, 1, 1000)
+    sample_cfg: float = key(7.0, 0, 100)
     cache_latents_to_disk: bool = True
     publish: bool = True
 
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(TrainConfig)
         for setting in fields(self):
-            setattr(self, setting.name, _checked(setting, getattr(self, setting.name)))
-        self.resolution = _resolution(self.resolution)
+            setattr(self, setting.name, checked(setting, hints[setting.name], getattr(self, setting.name)))
+        self.resolution = resolution(self.resolution)
         if len(self.betas) != 2:
             raise ConfigError(f"betas is {self.betas!r}; write two numbers, for example [0.9, 0.999]")
         if self.conv_rank is not None and self.preset != "full":
             raise ConfigError(
                 f"conv_rank is {self.conv_rank} but preset is {self.preset}; set preset: full or remove it"
             )
-        if self.name is not None and (bad := _bad_name(self.name)):
+        if self.name is not None and (bad := bad_name(self.name)):
             raise ConfigError(f"name is {self.name!r}: {bad}; use letters, digits, blank, - and _")
 
     @property
@@ -174,124 +165,6 @@ class TrainConfig:
         """Raise ConfigError when a key without which nothing can be trained is missing."""
         if not self.train_data_dir:
             raise ConfigError("train_data_dir is missing; set it to the folder with the training pictures")
-
-
-def _bad_name(name: str) -> str:
-    if not name.strip() or name.strip(". ") != name:
-        return "it is empty or starts or ends with a blank or dot"
-    if any(c in '<>:"/\\|?*,' or ord(c) < 32 for c in name):
-        # a colon or bracket would break the WebUI's <lora:name:weight>
-        return "it has a sign that file names or the WebUI's prompt tag cannot hold"
-    return "it is longer than 100 characters" if len(name) > 100 else ""
-
-
-# -- checking --------------------------------------------------------------------------------------
-
-_HINTS = typing.get_type_hints
-
-
-def _kinds(setting: Field[Any]) -> tuple[type, bool]:
-    """The plain type of a setting (list for lists) and whether None is allowed."""
-    hint = _HINTS(TrainConfig)[setting.name]
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        parts = [part for part in typing.get_args(hint) if part is not type(None)]
-        return parts[0], True
-    return (typing.get_origin(hint) or hint), False
-
-
-def _checked(setting: Field[Any], value: Any) -> Any:
-    kind, optional = _kinds(setting)
-    name, rules = setting.name, setting.metadata
-    if kind is Any:
-        return value
-    if value is None or (value == "" and optional and kind is not str):
-        if optional:
-            return None
-        raise ConfigError(f"{name} is empty; {_wanted(kind, rules)}")
-    if kind is list:
-        if isinstance(value, str):
-            value = [line for line in (part.strip() for part in value.splitlines()) if line]
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{name} is {value!r}; write a list")
-        inner = typing.get_args(_HINTS(TrainConfig)[name])[0]
-        return [_scalar(f"{name}[{i}]", inner, rules, one) for i, one in enumerate(value)]
-    if optional and kind is str and not str(value).strip():
-        return None
-    return _scalar(name, kind, rules, value)
-
-
-def _scalar(name: str, kind: type, rules: Mapping[str, Any], value: Any) -> Any:
-    wrong = ConfigError(f"{name} is {value!r}; {_wanted(kind, rules)}")
-    if kind is bool:
-        if isinstance(value, str) and value.strip().lower() in ("true", "false", "yes", "no", "on", "off"):
-            return value.strip().lower() in ("true", "yes", "on")
-        if not isinstance(value, bool):
-            raise wrong
-        return value
-    if kind is str:
-        # YAML reads `name: 2024` as a number and `mixed_precision: no` as False
-        if rules.get("choices") and value is False and "no" in rules["choices"]:
-            value = "no"
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise wrong
-        text = str(value)
-        choices = rules.get("choices")
-        if choices and text not in choices:
-            near = difflib.get_close_matches(text, choices, 1)
-            raise ConfigError(str(wrong) + (f" (did you mean {near[0]}?)" if near else ""))
-        return text
-    if isinstance(value, str):
-        # YAML 1.1 takes 2e-4 (no dot) for a string
-        try:
-            value = float(value)
-        except ValueError:
-            raise wrong from None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise wrong
-    if kind is int and value != int(value):
-        raise wrong
-    low, high = rules.get("low", -math.inf), rules.get("high", math.inf)
-    if (
-        not low <= value <= high
-        or (rules.get("open_low") and value == low)
-        or (rules.get("open_high") and value == high)
-    ):
-        raise wrong
-    return kind(value)
-
-
-def _wanted(kind: type, rules: Mapping[str, Any]) -> str:
-    if rules.get("choices"):
-        return "write one of " + ", ".join(rules["choices"])
-    if kind is bool:
-        return "write true or false"
-    if kind is str:
-        return "write a text"
-    noun = "a whole number" if kind is int else "a number"
-    low, high = rules.get("low", -math.inf), rules.get("high", math.inf)
-    if math.isinf(low) and math.isinf(high):
-        return f"write {noun}"
-    start = f"above {low:g}" if rules.get("open_low") else f"from {low:.12g}"
-    end = f"below {high:.12g}" if rules.get("open_high") else f"to {high:.12g}"
-    return f"write {noun} {start} {end}"
-
-
-def _resolution(value: Any) -> tuple[int, int] | None:
-    if value is None or value == "":
-        return None
-    wrong = ConfigError(f"resolution is {value!r}; write one side or [width, height], each from 32 to 4096")
-    if isinstance(value, str):
-        value = value.replace("x", ",").replace("[", "").replace("]", "").split(",")
-    sides = list(value) if isinstance(value, (list, tuple)) else [value]
-    try:
-        numbers = [float(side) for side in sides if not isinstance(side, bool)]
-    except (TypeError, ValueError):
-        raise wrong from None
-    if len(numbers) != len(sides) or len(numbers) not in (1, 2):
-        raise wrong
-    if any(number != int(number) or not 32 <= number <= 4096 for number in numbers):
-        raise wrong
-    return int(numbers[0]), int(numbers[-1])
 
 
 # -- YAML ------------------------------------------------------------------------------------------

@@ -2,77 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
-from lora_eval.errors import HostError, Interrupted, LoraFileError, RunError
-from lora_eval.files import atomic_path
-from lora_eval.host.protocol import BorrowedModel, Host, Job, ModelInfo
-from lora_eval.log import logger
-from lora_eval.lora.files import save_lora
-from lora_eval.lora.layers import LoraNetwork
-from lora_eval.training.config import TrainConfig, save_config
-from lora_eval.training.history import History
-from lora_eval.training.optim import Ema, make_optimizer
-from lora_eval.training.order import Order
-from lora_eval.training.prepare import Material, check_model, make_network, prepare, read_items
-from lora_eval.training.records import RunFacts, checkpoint_metadata, write_record
-from lora_eval.training.resume import Progress, State, check_same, load_state, restore, save_state
-from lora_eval.training.run import RunPaths, check_space, last_run, new_run, write_references
-from lora_eval.training.samples import draw_samples
-from lora_eval.training.step import Stepper, StepResult, make_scaler, precision
-from lora_eval.training.tensorboard import EventLog
-from lora_eval.training.validation import FixedLoss, FixedResult, TimestepReference, evaluating
+from lora_eval.host.protocol import Host, Job, ModelInfo
+from lora_eval.training.config import TrainConfig
+from lora_eval.training.memory import free_memory, is_out_of_memory, next_smaller
+from lora_eval.training.prepare import check_model, read_items
+from lora_eval.training.result import TrainResult
+from lora_eval.training.run import RunPaths, check_space, last_run, new_run
+from lora_eval.training.session import Session
 
-FAR_ABOVE = 3.0
-FAR_STEPS = 20
-SKIPS = 20
-VALIDATIONS = 20
-VALIDATION_SHARE = 0.2
-
-
-@dataclass
-class TrainResult:
-    """What a training job left behind.
-
-    Attributes:
-        folder: the run folder.
-        lora: the finished LoRA; after an interrupt or divergence the last good checkpoint.
-        checkpoints: (step, path), ascending; the finished LoRA is the last.
-        history: ``history.csv``.
-        stopped: ``finished``, ``interrupted``, ``diverged`` or ``early``.
-        message: one line for a person: how it ended.
-        steps: updates done; total: updates planned.
-        published: the copy in the host's LoRA folder, or None.
-        best: (step, validation loss) of the best validation, or None.
-        notes: what was decided or could not be done, one line each.
-    """
-
-    folder: Path
-    lora: Path
-    checkpoints: list[tuple[int, Path]]
-    history: Path
-    stopped: str
-    message: str = ""
-    steps: int = 0
-    total: int = 0
-    published: Path | None = None
-    best: tuple[int, float] | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-class _Diverged(Exception):
-    """The loss or the gradient is not a number, or far above the start for long."""
-
-
-class _Early(Exception):
-    """The validation loss has not improved for as long as the config allows."""
+__all__ = ["TrainResult", "train"]
 
 
 def train(host: Host, config: TrainConfig, job: Job | None = None, resume: bool = False) -> TrainResult:
@@ -103,361 +45,35 @@ def train(host: Host, config: TrainConfig, job: Job | None = None, resume: bool 
         if job is None:
             batches = -(-sum(item.repeats for item in items) // config.batch_size)
             job = stack.enter_context(host.job(f"Training {paths.name}", config.epochs * batches))
+        notes: list[str] = []
+        while True:
+            try:
+                result = _borrow_and_run(host, config, paths, info, job, resume, notes)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                config = next_smaller(config, paths, resume, notes, error)
+            # here, not in the handler: the exception's frames hold the tensors that did not fit
+            free_memory()
+            job.resume_from(0)
+        if result.published is not None:
+            host.refresh_loras()
+    return result
+
+
+def _borrow_and_run(
+    host: Host, config: TrainConfig, paths: RunPaths, info: ModelInfo, job: Job, resume: bool, notes: list[str]
+) -> TrainResult:
+    with ExitStack() as stack:
         borrowed = stack.enter_context(host.borrow_model())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if torch.backends.cudnn.is_available():
             stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True))
-        run = _Run(host, config, paths, info, borrowed, job)
+        run = Session(host, config, paths, info, borrowed, job)
+        run.notes += notes
         try:
-            result = run.go(resume)
-        except torch.cuda.OutOfMemoryError as error:
-            raise HostError(f"out of memory: {_smaller(config)}") from error
+            return run.go(resume)
         finally:
             run.close()
-    if result.published is not None:
-        host.refresh_loras()
-    return result
-
-
-def _smaller(config: TrainConfig) -> str:
-    """The next smaller settings, in the order that costs quality least."""
-    if not config.gradient_checkpointing:
-        return "set gradient_checkpointing: true"
-    if config.batch_size > 1:
-        half = config.batch_size // 2
-        steps = config.gradient_accumulation * math.ceil(config.batch_size / half)
-        return f"set batch_size: {half} and gradient_accumulation: {steps}"
-    if config.lora_rank > 4:
-        return "set lora_rank: 4"
-    return "set a lower resolution, or close other programs that use the graphics card"
-
-
-class _Run:
-    """One training job on a borrowed model."""
-
-    def __init__(
-        self, host: Host, config: TrainConfig, paths: RunPaths, info: ModelInfo, borrowed: BorrowedModel, job: Job
-    ) -> None:
-        self.host, self.config, self.paths, self.info = host, config, paths, info
-        self.borrowed, self.job = borrowed, job
-        self.started = time.time()
-        self.network: LoraNetwork | None = None
-        self.history: History | None = None
-        self.events: EventLog | None = None
-        self.notes: list[str] = []
-        self.skipped = 0
-
-    def close(self) -> None:
-        """Take the hooks off and close files, however the job ended."""
-        if self.network is not None:
-            self.network.detach()
-        for writer in (self.history, self.events):
-            if writer is not None:
-                writer.close()
-
-    # -- setting up --------------------------------------------------------------------------------
-
-    def go(self, resume: bool) -> TrainResult:
-        config, paths = self.config, self.paths
-        state = load_state(paths.state) if resume else None
-        if config.gradient_checkpointing:
-            self.borrowed.gradient_checkpointing(True)
-        self.network, notes = make_network(config, self.borrowed)
-        material = prepare(config, self.host, self.borrowed, self.info, self.job)
-        self.material = material
-        self.notes += notes + material.notes
-        model = self.info.sha256 or self.info.name
-        if state is not None:
-            check_same(state, config, material.fingerprint, model)
-        pictures = material.training
-        order = Order([p.bucket for p in pictures], [p.item.repeats for p in pictures], config.batch_size, config.seed)
-        self.order = order
-        self.total = order.total_steps(config.epochs, config.gradient_accumulation, config.max_steps)
-        self.job.total = self.total
-        numbers = sum(parameter.numel() for parameter in self.network.parameters())
-        check_space(paths, config, numbers, self.total)
-        self._to_device(material)
-        self.optimizer = make_optimizer(config, self.network.parameters())
-        self.ema = Ema(self.network.parameters(), config.ema) if config.ema else None
-        self.scaler = make_scaler(config, self.borrowed)
-        self.network.attach()
-        self._fixed_losses()
-        if state is None:
-            self.progress = Progress(0, material.fingerprint, model)
-            self._first_files()
-            self.history = History(paths.history)
-        else:
-            restore(state, self.network, self.optimizer, self.ema)
-            if state.scaler:
-                self.scaler.load_state_dict(state.scaler)
-            self.progress = state.progress
-            self.history = History(paths.history, resume_at=state.progress.step)
-            self.job.resume_from(min(state.progress.step, self.total))
-            save_config(config, paths.config)
-        self.events = EventLog(paths.logs, None if state is None else state.progress.step)
-        if self.events.note:
-            self.notes.append(self.events.note)
-        self._baseline(state)
-        return self._loop()
-
-    def _to_device(self, material: Material) -> None:
-        """Latents live on the device when they are small: no transfer in each step."""
-        size = sum(p.variants.numel() * 4 for p in material.encoded.pictures)
-        if self.borrowed.device.type != "cpu" and size < 256 << 20:
-            for picture in material.encoded.pictures:
-                picture.variants = picture.variants.to(self.borrowed.device)
-
-    def _first_files(self) -> None:
-        save_config(self.config, self.paths.config)
-        training, held_out = (
-            [{"path": str(p.item.path.resolve()), "caption": p.item.caption, "sha256": p.sha256} for p in pictures]
-            for pictures in (self.material.training, self.material.held_out)
-        )
-        write_references(self.paths, training, held_out)
-
-    def _fixed_losses(self) -> None:
-        config, material = self.config, self.material
-        autocast = precision(config, self.borrowed)
-
-        def denoise(*args: object) -> torch.Tensor:
-            with autocast():
-                return self.borrowed.denoise(*args)  # type: ignore[arg-type]
-
-        texts, batch = material.encoded.texts, config.batch_size
-        self.validation = None
-        if material.held_out:
-            self.validation = FixedLoss(self.borrowed, material.held_out, texts, config.seed, batch, denoise)
-        # as many training pictures as held-out ones, found by their hash: the gap between the two is like for like
-        some = FixedLoss(self.borrowed, material.training, texts, config.seed, batch, denoise).pictures
-        some = some[: len(material.held_out) or 8]
-        self.training_loss = FixedLoss(self.borrowed, some, texts, config.seed, batch, denoise, probes=16)
-
-    def _baseline(self, state: State | None) -> None:
-        """Row 0: the model as training finds it. A resumed run takes it from its state."""
-        if state is None:
-            self.job.say("loss before training")
-            fixed = self.training_loss.measure(self.network)
-            held = self.validation.measure(self.network) if self.validation else None
-            timesteps, losses = fixed.timesteps, fixed.losses
-            if held is not None:
-                timesteps = torch.cat([torch.from_numpy(timesteps), torch.from_numpy(held.timesteps)]).numpy()
-                losses = torch.cat([torch.from_numpy(losses), torch.from_numpy(held.losses)]).numpy()
-            try:
-                table = TimestepReference.measure(timesteps, losses).table.tolist()
-            except ValueError:
-                raise RunError(
-                    "the loss is NaN before the first step: the model or its VAE overflows in half precision; "
-                    "start the host with --no-half or --no-half-vae"
-                ) from None
-            self.progress.start = {"reference": table, "held": held.losses.tolist() if held else None}
-            self._row(0, None, held, fixed)
-            self._samples(0)
-        start = self.progress.start
-        self.reference = TimestepReference(torch.tensor(start["reference"], dtype=torch.float64).numpy())
-
-    # -- the loop ----------------------------------------------------------------------------------
-
-    def _loop(self) -> TrainResult:
-        assert self.network is not None
-        stepper = Stepper(
-            self.borrowed,
-            self.network,
-            self.optimizer,
-            self.config,
-            self.material.training,
-            self.material.encoded.texts,
-            self.order,
-            self.total,
-            self.reference,
-            self.scaler,
-            self.ema,
-        )
-        try:
-            while self.progress.step < self.total:
-                self.job.check()
-                self._one(stepper)
-        except Interrupted:
-            return self._interrupted()
-        except _Diverged as reason:
-            return self._diverged(str(reason))
-        except _Early as reason:
-            return self._finish("early", str(reason))
-        return self._finish("finished", f"{self.total} steps")
-
-    def _one(self, stepper: Stepper) -> None:
-        config, step = self.config, self.progress.step + 1
-        result = stepper.update(step)
-        self._guard(step, result)
-        self.progress.step = step
-        held = fixed = None
-        if step % self._validation_steps() == 0 or step == self.total:
-            with _Averaged(self.ema):
-                fixed = self.training_loss.measure(self.network)
-                held = self.validation.measure(self.network) if self.validation else None
-        row = self._row(step, result, held, fixed)
-        if config.save_steps and step % config.save_steps == 0 and step < self.total:
-            self._save(self.paths.checkpoint(step), step)
-            self._save_state()
-        smooth = row["loss_smooth"]
-        text = f"step {step}/{self.total}, loss {result.loss:.4f}"
-        self.job.advance(1, text if smooth is None else f"{text}, {smooth:.3f} of the start")
-        if step % config.sample_steps == 0 or step == self.total:
-            self._samples(step)
-        if held is not None:
-            self._patience(step, held.mean)
-
-    def _validation_steps(self) -> int:
-        """The config's, else about twenty times a run, but at most a fifth of the training's own work."""
-        if self.config.validation_steps:
-            return self.config.validation_steps
-        probes = len(self.training_loss) + (len(self.validation) if self.validation else 0)
-        # a probe is one forward pass, a trained picture about three
-        work = 3 * self.config.batch_size * self.config.gradient_accumulation
-        affordable = math.ceil(probes / (work * VALIDATION_SHARE))
-        return max(1, min(max(round(self.total / VALIDATIONS), affordable), self.total // 5))
-
-    def _guard(self, step: int, result: StepResult) -> None:
-        if not result.applied and math.isfinite(result.loss):
-            self.skipped += 1
-            if self.skipped < SKIPS:
-                return
-            raise _Diverged(f"gradients overflowed in {SKIPS} steps in a row up to step {step}")
-        self.skipped = 0
-        if not result.finite:
-            what = "loss" if not math.isfinite(result.loss) else "gradient"
-            raise _Diverged(f"the {what} is {result.loss if what == 'loss' else result.grad_norm} at step {step}")
-        self.progress.high = self.progress.high + 1 if result.loss_debiased > FAR_ABOVE else 0
-        if self.progress.high >= FAR_STEPS:
-            raise _Diverged(
-                f"the loss is over {FAR_ABOVE:g} times that before training since step {step - FAR_STEPS + 1}"
-            )
-
-    def _patience(self, step: int, loss: float) -> None:
-        best = self.progress.best
-        if best is None or loss < best[1]:
-            self.progress.best, self.progress.stale = (step, loss), 0
-            return
-        self.progress.stale += 1
-        if self.config.early_stop and self.progress.stale >= self.config.early_stop:
-            raise _Early(
-                f"stopped at step {step}: the validation loss has not improved since step {best[0]} "
-                f"({self.progress.stale} validations)"
-            )
-
-    # -- writing -----------------------------------------------------------------------------------
-
-    def _row(
-        self, step: int, result: StepResult | None, held: FixedResult | None, fixed: FixedResult | None
-    ) -> dict[str, float | int | None]:
-        assert self.history is not None and self.events is not None
-        values: dict[str, float | int | None] = {"step": step, "epoch": 0}
-        if result is not None:
-            norm = result.grad_norm if math.isfinite(result.grad_norm) else None
-            values |= {"epoch": result.epoch, "lr": result.lr, "loss": result.loss, "grad_norm": norm}
-            values["loss_debiased"] = result.loss_debiased
-        if fixed is not None:
-            values["train_loss_fixed"] = fixed.mean
-        if held is not None:
-            first = torch.tensor(self.progress.start["held"], dtype=torch.float64).numpy()
-            start = FixedResult(first, held.timesteps, held.pictures)
-            values |= {"val_loss": held.mean, "val_ratio": held.mean / start.mean, "val_se": held.standard_error(start)}
-        row = self.history.append(**values)
-        self.events.write(row)
-        return row
-
-    def _samples(self, step: int) -> None:
-        if self.config.sample_prompts:
-            self.job.say(f"test pictures at step {step}")
-            with _Averaged(self.ema), evaluating(self.network):
-                draw_samples(
-                    self.borrowed, self.config, self.material.resolution, self.paths.samples, self.paths.name, step
-                )
-
-    def _save(self, path: Path, step: int) -> None:
-        assert self.network is not None
-        epoch = self.order.batch(max(step * self.config.gradient_accumulation - 1, 0)).epoch + 1
-        metadata = checkpoint_metadata(self._facts(), path.stem, step, epoch)
-        with _Averaged(self.ema):
-            save_lora(path, self.network.state_dict(), metadata, self.config.save_dtype)
-
-    def _facts(self) -> RunFacts:
-        return RunFacts(
-            self.config, self.paths, self.host, self.info, self.borrowed, self.material, self.total, self.started
-        )
-
-    def _save_state(self) -> None:
-        assert self.network is not None
-        scaler = self.scaler.state_dict() or None
-        save_state(self.paths.state, self.progress, self.config, self.network, self.optimizer, self.ema, scaler)
-
-    # -- endings -----------------------------------------------------------------------------------
-
-    def _result(self, lora: Path, stopped: str, message: str, published: Path | None = None) -> TrainResult:
-        checkpoints = self.paths.checkpoints()
-        if lora == self.paths.final:
-            checkpoints.append((self.progress.step, lora))
-        result = TrainResult(
-            self.paths.folder,
-            lora,
-            checkpoints,
-            self.paths.history,
-            stopped,
-            message,
-            self.progress.step,
-            self.total,
-            published,
-            self.progress.best,
-            self.notes,
-        )
-        write_record(self._facts(), result)
-        logger.info("%s: %s (%s)", self.paths.name, stopped, message)
-        return result
-
-    def _interrupted(self) -> TrainResult:
-        step = self.progress.step
-        if step == 0:
-            raise Interrupted(f"Training {self.paths.name}: stopped before the first step")
-        path = self.paths.checkpoint(step)
-        self._save(path, step)
-        self._save_state()
-        return self._result(path, "interrupted", f"stopped at step {step} of {self.total}; resume goes on from there")
-
-    def _diverged(self, reason: str) -> TrainResult:
-        kept = self.paths.checkpoints()
-        mend = "lower learning_rate (a tenth is a good start) or add warmup_steps"
-        if not kept:
-            raise RunError(f"training diverged: {reason}; nothing was saved before, {mend}")
-        step, path = kept[-1]
-        return self._result(
-            path, "diverged", f"training diverged: {reason}; the checkpoint of step {step} is kept; {mend}"
-        )
-
-    def _finish(self, stopped: str, message: str) -> TrainResult:
-        try:
-            self._save(self.paths.final, self.progress.step)
-        except LoraFileError as error:
-            # finite in fp32, too large for the file's dtype
-            return self._diverged(str(error))
-        self._save_state()
-        published = None
-        if self.config.publish and self.host.lora_folder.resolve() != self.paths.folder.resolve():
-            published = self.host.lora_folder / self.paths.final.name
-            with atomic_path(published) as temporary:
-                shutil.copyfile(self.paths.final, temporary)
-        return self._result(self.paths.final, stopped, message, published)
-
-
-class _Averaged:
-    """The EMA's weights in place of the trained ones, for looking and saving; nothing without an EMA."""
-
-    def __init__(self, ema: Ema | None) -> None:
-        self._ema = ema
-
-    def __enter__(self) -> None:
-        if self._ema is not None:
-            self._ema.swap()
-
-    def __exit__(self, *error: object) -> None:
-        if self._ema is not None:
-            self._ema.swap()

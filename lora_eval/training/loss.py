@@ -61,9 +61,17 @@ def min_snr_weights(
     return clipped / (snr + 1) if prediction == "v_prediction" else clipped / snr
 
 
-def squared_error(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(B,) mean squared error of each sample, in float32."""
-    return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(dim=1)
+def squared_error(predicted: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """(B,) mean squared error of each sample, in float32.
+
+    ``mask`` (B, 1, H, W) in [0, 1] weighs the cells; the mean is over the mask's weight, so that a small subject
+    counts as much as a large one.
+    """
+    errors = F.mse_loss(predicted.float(), target.float(), reduction="none")
+    if mask is None:
+        return errors.flatten(1).mean(dim=1)
+    weighted = (errors * mask).flatten(1).sum(dim=1)
+    return weighted / (mask.flatten(1).sum(dim=1) * errors.shape[1]).clamp_min(1e-6)
 
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator, noise_offset: float = 0.0) -> torch.Tensor:

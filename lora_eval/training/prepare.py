@@ -41,6 +41,11 @@ class Material:
     fingerprint: str
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def concept(self) -> list[EncodedPicture]:
+        """The training pictures without the regularisation pictures."""
+        return [picture for picture in self.training if not picture.item.regular]
+
 
 def check_model(config: TrainConfig, info: ModelInfo) -> None:
     """Make sure that ``base_model`` names the checkpoint that the host holds. Raises HostError."""
@@ -83,11 +88,36 @@ def read_items(config: TrainConfig) -> tuple[Dataset, list[Item], list[str]]:
     return dataset, items, notes
 
 
+def regular_items(config: TrainConfig, shown: int) -> tuple[list[Item], list[str]]:
+    """Regularisation pictures with repeats such that an epoch shows ``shown`` of them in all.
+
+    Pictures without a caption get the class word. Raises DatasetError.
+    """
+    if not config.reg_data_dir:
+        return [], []
+    dataset = scan(config.reg_data_dir)
+    dataset.require()
+    used = dataset.items[:shown]
+    each, more = divmod(shown, len(used))
+    items = [
+        replace(item, caption=item.caption or config.class_word, repeats=each + (i < more), regular=True)
+        for i, item in enumerate(used)
+    ]
+    notes = [f"{len(items)} regularisation picture(s), {shown} shown an epoch"]
+    if len(used) < len(dataset.items):
+        notes.append(f"{len(dataset.items) - len(used)} more regularisation picture(s) are not used")
+    return items, notes
+
+
 def prepare(config: TrainConfig, host: Host, borrowed: BorrowedModel, info: ModelInfo, job: Job) -> Material:
     """Scan, split, encode. Raises DatasetError, ConfigError, RunError, Interrupted."""
     dataset, items, notes = read_items(config)
     resolution = config.resolution or host.native_size()
     training, held_out = _split(config, items, job)
+    regular, more = regular_items(config, sum(items[i].repeats for i in training))
+    notes += more
+    training = training + list(range(len(items), len(items) + len(regular)))
+    items = items + regular
 
     def progress(done: int, total: int) -> None:
         job.say(f"encoding picture {done} of {total}")
@@ -106,7 +136,10 @@ def prepare(config: TrainConfig, host: Host, borrowed: BorrowedModel, info: Mode
     )
     digest = hashlib.sha256(repr((resolution, sorted(held_out))).encode())
     for picture in encoded.pictures:
-        digest.update(f"{picture.sha256}\x1f{picture.item.caption}\x1f{picture.item.repeats}\n".encode())
+        item = picture.item
+        digest.update(f"{picture.sha256}\x1f{item.caption}\x1f{item.repeats}\x1f{item.regular}\n".encode())
+        if picture.masks is not None:
+            digest.update(picture.masks.numpy().tobytes())
     pictures = encoded.pictures
     return Material(
         dataset,

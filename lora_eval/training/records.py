@@ -39,10 +39,10 @@ class RunFacts:
 def checkpoint_metadata(run: RunFacts, output_name: str, step: int, epoch: int) -> dict[str, str]:
     """Metadata of one checkpoint. Folder names only, no paths: LoRAs are shared with strangers."""
     config, material, info, borrowed = run.config, run.material, run.info, run.borrowed
-    items = [picture.item for picture in material.training]
+    items = [picture.item for picture in material.concept]
     folders: dict[str, dict[str, int]] = {}
     buckets: dict[str, int] = {}
-    for picture in material.training:
+    for picture in material.concept:
         entry = folders.setdefault(picture.item.path.parent.name, {"n_repeats": picture.item.repeats, "img_count": 0})
         entry["img_count"] += 1
         size = f"{picture.bucket[0]}x{picture.bucket[1]}"
@@ -111,7 +111,11 @@ def write_record(run: RunFacts, result: TrainResult) -> None:
             "lora": result.lora.name,
             "checkpoints": [{"step": step, "file": path.name} for step, path in result.checkpoints],
             "best_validation": None if result.best is None else {"step": result.best[0], "loss": result.best[1]},
-            "pictures": {"training": len(material.training), "held_out": len(material.held_out)},
+            "pictures": {
+                "training": len(material.concept),
+                "regularisation": len(material.training) - len(material.concept),
+                "held_out": len(material.held_out),
+            },
             "resolution": list(material.resolution),
             "model": {"name": info.name, "sha256": info.sha256, "family": info.family, "prediction": info.prediction},
             "host": {"name": who.name, "version": who.version, "device": who.device, "packages": who.packages},

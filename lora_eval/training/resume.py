@@ -42,6 +42,7 @@ MAY_CHANGE = frozenset(
         "cache_latents_to_disk",
         "publish",
         "gradient_checkpointing",
+        "on_out_of_memory",
         "kind",
         "trigger",
         "class_word",

@@ -141,7 +141,7 @@ class Stepper:
     def _errors(self, step: int, part: int, batch: Batch, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         borrowed, config = self.borrowed, self.config
         device = borrowed.device
-        latents, cond = self._batch(step, part, batch)
+        latents, cond, mask, kinds = self._batch(step, part, batch)
         noise = draw_noise(tuple(latents.shape), torch_random(config.seed, "noise", step, part), config.noise_offset)
         latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
         noisy = add_noise(latents, noise, timesteps, borrowed.alphas_cumprod)
@@ -152,19 +152,25 @@ class Stepper:
                 "the model's prediction does not depend on the LoRA (no gradient); the host drew it without its hooks"
             )
         target = training_target(borrowed.prediction, latents, noise, timesteps, borrowed.alphas_cumprod)
-        errors = squared_error(predicted, target)
-        if config.min_snr_gamma is None:
-            return errors, torch.ones_like(errors)
-        weights = min_snr_weights(timesteps, borrowed.alphas_cumprod, config.min_snr_gamma, borrowed.prediction)
-        return errors, weights.to(errors.device)
+        errors = squared_error(predicted, target, None if mask is None else mask.to(device))
+        weights = kinds.to(errors.device)
+        if config.min_snr_gamma is not None:
+            snr = min_snr_weights(timesteps, borrowed.alphas_cumprod, config.min_snr_gamma, borrowed.prediction)
+            weights = weights * snr.to(errors.device)
+        return errors, weights
 
-    def _batch(self, step: int, part: int, batch: Batch) -> tuple[torch.Tensor, Conditioning]:
+    def _batch(
+        self, step: int, part: int, batch: Batch
+    ) -> tuple[torch.Tensor, Conditioning, torch.Tensor | None, torch.Tensor]:
+        """Latents, conditioning, masks where a picture has one, and the weight of each picture's kind."""
         config = self.config
         rng = python_random(config.seed, "pictures", step, part)
-        latents, texts = [], []
+        latents, texts, masks = [], [], []
         for index in batch.indices:
             picture = self.pictures[index]
-            latents.append(picture.variants[rng.randrange(len(picture.variants))])
+            variant = rng.randrange(len(picture.variants))
+            latents.append(picture.variants[variant])
+            masks.append(None if picture.masks is None else picture.masks[variant])
             caption = vary(
                 picture.item.caption,
                 rng,
@@ -174,7 +180,13 @@ class Stepper:
                 config.tag_dropout,
             )
             texts.append(caption)
-        return torch.stack(latents), self.texts.batch(texts, self.pictures[batch.indices[0]].bucket)
+        mask = None
+        if any(one is not None for one in masks):
+            whole = torch.ones(1, *latents[0].shape[1:], device=latents[0].device)
+            mask = torch.stack([whole if one is None else one.to(whole) for one in masks])
+        prior = self.config.prior_loss_weight
+        kinds = torch.tensor([prior if self.pictures[i].item.regular else 1.0 for i in batch.indices])
+        return torch.stack(latents), self.texts.batch(texts, self.pictures[batch.indices[0]].bucket), mask, kinds
 
     @contextlib.contextmanager
     def _dropout(self, step: int) -> Iterator[None]:

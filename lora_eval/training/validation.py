@@ -140,7 +140,10 @@ class FixedLoss:
         cond = self._texts.batch([p.item.caption for p in pictures], pictures[0].bucket).to(device)
         predicted = self._denoise(add_noise(latents, noise, timesteps, alphas), timesteps, cond)
         target = training_target(self._borrowed.prediction, latents, noise, timesteps, alphas)
-        return squared_error(predicted, target).double().cpu().numpy()
+        whole = torch.ones(1, *latents.shape[2:], device=device)
+        masks = [whole if p.masks is None else p.masks[0].to(whole) for p in pictures]
+        mask = None if all(p.masks is None for p in pictures) else torch.stack(masks)
+        return squared_error(predicted, target, mask).double().cpu().numpy()
 
 
 @contextmanager

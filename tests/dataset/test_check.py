@@ -75,7 +75,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, str, str]]] = {
     "unlisted": (lambda f: drawing(99, SIZE).save(f / "extra.png"), ("warning", "unlisted picture", "extra.png")),
     "no caption": (lambda f: recaption(f, lambda i, c: "" if i == 7 else c), ("warning", "no caption", "07.png")),
     "no captions": (lambda f: recaption(f, lambda i, c: ""), ("error", "no captions", "")),
-    "long": (lambda f: recaption(f, lambda i, c: c + " very" * 80 if i == 7 else c), ("warning", "long caption", "07.png")),
+    "long": (
+        lambda f: recaption(f, lambda i, c: c + " very" * 80 if i == 7 else c),
+        ("warning", "long caption", "07.png"),
+    ),
     "trigger missing once": (
         lambda f: recaption(f, lambda i, c: c.replace(TRIGGER, "zrop") if i == 7 else c),
         ("warning", "trigger missing", "07.png"),
@@ -84,7 +87,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, str, str]]] = {
     "same caption": (lambda f: recaption(f, lambda i, c: "zorp standing there"), ("warning", "same caption", "")),
     "fused": (lambda f: recaption(f, lambda i, c: c + " umbrella" if i % 10 else c), ("warning", "fused term", "")),
     "tied": (lambda f: recaption(f, lambda i, c: c + " umbrella" if i % 3 else c), ("warning", "fused term", "")),
-    "often beside": (lambda f: recaption(f, lambda i, c: c + " umbrella" if i % 5 < 2 else c), ("info", "fused term", "")),
+    "often beside": (
+        lambda f: recaption(f, lambda i, c: c + " umbrella" if i % 5 < 2 else c),
+        ("info", "fused term", ""),
+    ),
 }  # fmt: skip
 # a fault that cannot be planted alone: these come with it
 ALONG = {

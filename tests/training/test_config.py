@@ -130,7 +130,7 @@ def test_broken_yaml_names_file_and_line(tmp_path: Path, text: str, message: str
 
 
 def test_missing_files_and_missing_data() -> None:
-    with pytest.raises(ConfigError, match="nowhere.yaml does not exist"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
         load_config("nowhere.yaml")
     with pytest.raises(ConfigError, match="train_data_dir is missing"):
         make_config({}).require()

@@ -13,16 +13,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lora_eval.errors import ConfigError, DatasetError, HostError, Interrupted, LoraEvalError, RunError
 from lora_eval.host.protocol import Job
 from lora_eval.lora.files import load_lora
-from lora_eval.training import loop as loop_module
+from lora_eval.training import session as loop_module
 from lora_eval.training.config import TrainConfig, load_config, make_config
 from lora_eval.training.history import COLUMNS, read_rows
 from lora_eval.training.loop import TrainResult, train
+from lora_eval.training.loss import squared_error
 from lora_eval.training.run import read_references
 from tests.fakes import FakeBorrowed, FakeHost, drawing, hooks_on, write_dataset
 
@@ -434,8 +436,6 @@ def test_the_run_folder(data: Path, tmp_path: Path) -> None:
         data, sample_prompts=["{trigger} at noon"], sample_steps=6, trigger="zorp"
     )
     assert sorted(p.name for p in (folder / "samples").iterdir()) == [f"toy-{s:06d}-00.png" for s in (0, 6, 12)]
-    from PIL import Image
-
     assert Image.open(folder / "samples" / "toy-000006-00.png").info["parameters"].startswith("zorp at noon")
     assert result.published == host.lora_folder / "toy.safetensors"
     assert result.published.read_bytes() == result.lora.read_bytes()
@@ -589,3 +589,109 @@ def test_going_on_from_a_lora(data: Path, tmp_path: Path, same: bool) -> None:
         # the best approximation of lower rank keeps most of what was gained
         gained = base["val_loss"] - end["val_loss"]  # type: ignore[operator]
         assert base["val_loss"] - start["val_loss"] > 0.5 * gained  # type: ignore[operator]
+
+
+# -- masks, regularisation, memory -----------------------------------------------------------------
+
+
+def test_the_loss_of_masked_cells_does_not_count() -> None:
+    a, b, target = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[..., :4] = 1
+    b[..., :4] = a[..., :4]
+    assert torch.equal(squared_error(a, target, mask), squared_error(b, target, mask))
+    assert torch.allclose(squared_error(a, target, mask), squared_error(a[..., :4], target[..., :4]))
+
+
+def test_masks_reach_the_step(tmp_path: Path) -> None:
+    """A white mask trains to the bits of no mask up to rounding, a half one to others; a black one is refused."""
+    data = write_dataset(tmp_path / "data", 5)
+    values: dict[str, Any] = {"validation_fraction": 0, "max_steps": 2, "flip": True}
+    plain = load_file(train(FakeHost(tmp_path / "plain"), config(data, **values)).lora)
+    found = {}
+    for name, box in (("white", (0, 0, 64, 64)), ("half", (0, 0, 32, 64)), ("black", (0, 0, 0, 0))):
+        for number in range(5):
+            mask = Image.new("L", (64, 64), 0)
+            mask.paste(255, box)
+            mask.save(data / f"{number:02d}-masklabel.png")
+        host = FakeHost(tmp_path / name)
+        if name == "black":
+            with pytest.raises(DatasetError, match=r"00-masklabel\.png leaves nothing to learn"):
+                train(host, config(data, **values))
+        else:
+            result = train(host, config(data, **values))
+            assert read_references(result.lora) is not None
+            found[name] = load_file(result.lora)
+    assert all(torch.allclose(found["white"][key], value, atol=1e-5) for key, value in plain.items())
+    assert any(not torch.allclose(found["half"][key], value, atol=1e-4) for key, value in plain.items())
+
+
+def test_regularisation_pictures_are_shown_as_often_as_the_others(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 5, trigger="zorp")
+    reg = tmp_path / "reg"
+    reg.mkdir()
+    for number in range(3):
+        drawing(100 + number).save(reg / f"{number}.png")
+    values: dict[str, Any] = {"validation_fraction": 0, "max_steps": None, "epochs": 2, "batch_size": 5}
+    values |= {"reg_data_dir": str(reg), "class_word": "fox"}
+    host = FakeHost(tmp_path / "host")
+    result = train(host, config(data, **values))
+    assert result.total == 2 * 2
+    assert any("3 regularisation picture(s), 5 shown an epoch" in note for note in result.notes)
+    references = read_references(result.lora)
+    assert references is not None and len(references[0]) == 5, "they are no references of the concept"
+    # at weight 0 they change nothing but the order
+    quiet = train(FakeHost(tmp_path / "b"), config(data, **values, prior_loss_weight=0))
+    loud = train(FakeHost(tmp_path / "c"), config(data, **values, prior_loss_weight=1))
+    assert tensors(loud) == tensors(result) != tensors(quiet)
+
+
+def limited(pictures: int, checkpointing: bool) -> Callable[[FakeBorrowed], None]:
+    """A device that holds so many pictures at a time, and only with checkpointing where that is asked for."""
+
+    def arm(borrowed: FakeBorrowed) -> None:
+        real = borrowed.denoise
+
+        def denoise(noisy: torch.Tensor, timesteps: torch.Tensor, cond: Any) -> torch.Tensor:
+            if torch.is_grad_enabled() and (len(noisy) > pictures or (checkpointing and not borrowed.checkpointing)):
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return real(noisy, timesteps, cond)
+
+        borrowed.denoise = denoise  # type: ignore[method-assign]
+
+    return arm
+
+
+def test_out_of_memory_goes_on_with_the_next_smaller_settings(data: Path, tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    host.prepare = limited(1, True)
+    result = train(host, config(data, batch_size=4, save_steps=0))
+    assert result.stopped == "finished" and hooks_on(host.unet) == 0
+    used = load_config(result.folder / "config.yaml")
+    assert (used.batch_size, used.gradient_accumulation, used.gradient_checkpointing) == (1, 4, True)
+    assert [note for note in result.notes if "out of memory" in note] == [
+        "out of memory with batch_size 4: went on with gradient_checkpointing: true",
+        "out of memory with batch_size 4: went on with batch_size: 2, gradient_accumulation: 2",
+        "out of memory with batch_size 2: went on with batch_size: 1, gradient_accumulation: 4",
+    ]
+
+
+def test_out_of_memory_can_be_an_error_and_is_one_at_the_end(data: Path, tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    host.prepare = limited(2, False)
+    with pytest.raises(HostError, match="out of memory; set gradient_checkpointing: true"):
+        train(host, config(data, on_out_of_memory="stop"))
+    host.prepare = limited(0, False)
+    with pytest.raises(HostError, match="smallest settings; set a lower resolution"):
+        train(host, config(data))
+    assert hooks_on(host.unet) == 0
+
+
+def test_other_runtime_errors_are_not_taken_for_memory(data: Path, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    host = FakeHost(tmp_path)
+    host.prepare = lambda borrowed: borrowed.before.update(denoise=fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        train(host, config(data))

@@ -1,0 +1,136 @@
+"""One setting: its type and range, and the one line for a value that does not fit."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import Field, field
+from typing import Any
+
+from lora_eval.errors import ConfigError
+
+
+def rules(
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple[str, ...] = (),
+    open_low: bool = False,
+    open_high: bool = False,
+) -> dict[str, Any]:
+    """Allowed range of a setting; ``open_*`` leave that end itself out."""
+    return {"low": low, "high": high, "choices": choices, "open_low": open_low, "open_high": open_high}
+
+
+def key(default: Any, low: float = -math.inf, high: float = math.inf, **more: Any) -> Any:
+    """A setting with its default and allowed range."""
+    return field(default=default, metadata=rules(low, high, **more))
+
+
+def bad_name(name: str) -> str:
+    """Why a LoRA cannot be called so; "" when it can."""
+    if not name.strip() or name.strip(". ") != name:
+        return "it is empty or starts or ends with a blank or dot"
+    if any(c in '<>:"/\\|?*,' or ord(c) < 32 for c in name):
+        # a colon or bracket would break the WebUI's <lora:name:weight>
+        return "it has a sign that file names or the WebUI's prompt tag cannot hold"
+    return "it is longer than 100 characters" if len(name) > 100 else ""
+
+
+def checked(setting: Field[Any], hint: Any, value: Any) -> Any:
+    """``value`` as the type that ``hint`` (resolved) asks for, within the setting's range. Raises ConfigError."""
+    optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    if optional:
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    kind, name, limits = typing.get_origin(hint) or hint, setting.name, setting.metadata
+    if hint is Any:
+        return value
+    if optional and (value is None or not str(value).strip()):
+        return None
+    if value is None or (value == "" and kind is not str):
+        raise ConfigError(f"{name} is empty; {_wanted(kind, limits)}")
+    if kind is not list:
+        return _scalar(name, kind, limits, value)
+    if isinstance(value, str):
+        value = [line for line in (part.strip() for part in value.splitlines()) if line]
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{name} is {value!r}; write a list")
+    inner = typing.get_args(hint)[0]
+    return [_scalar(f"{name}[{i}]", inner, limits, one) for i, one in enumerate(value)]
+
+
+def _scalar(name: str, kind: type, limits: Mapping[str, Any], value: Any) -> Any:
+    wrong = ConfigError(f"{name} is {value!r}; {_wanted(kind, limits)}")
+    if kind is bool:
+        if isinstance(value, str) and value.strip().lower() in ("true", "false", "yes", "no", "on", "off"):
+            return value.strip().lower() in ("true", "yes", "on")
+        if not isinstance(value, bool):
+            raise wrong
+        return value
+    if kind is str:
+        # YAML reads `name: 2024` as a number and `mixed_precision: no` as False
+        if limits.get("choices") and value is False and "no" in limits["choices"]:
+            value = "no"
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise wrong
+        text = str(value)
+        choices = limits.get("choices")
+        if choices and text not in choices:
+            near = difflib.get_close_matches(text, choices, 1)
+            raise ConfigError(str(wrong) + (f" (did you mean {near[0]}?)" if near else ""))
+        return text
+    if isinstance(value, str):
+        # YAML 1.1 takes 2e-4 (no dot) for a string
+        try:
+            value = float(value)
+        except ValueError:
+            raise wrong from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise wrong
+    if kind is int and value != int(value):
+        raise wrong
+    low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
+    if (
+        not low <= value <= high
+        or (limits.get("open_low") and value == low)
+        or (limits.get("open_high") and value == high)
+    ):
+        raise wrong
+    return kind(value)
+
+
+def _wanted(kind: type, limits: Mapping[str, Any]) -> str:
+    if limits.get("choices"):
+        return "write one of " + ", ".join(limits["choices"])
+    if kind is bool:
+        return "write true or false"
+    if kind is str:
+        return "write a text"
+    noun = "a whole number" if kind is int else "a number"
+    low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
+    if math.isinf(low) and math.isinf(high):
+        return f"write {noun}"
+    start = f"above {low:g}" if limits.get("open_low") else f"from {low:.12g}"
+    end = f"below {high:.12g}" if limits.get("open_high") else f"to {high:.12g}"
+    return f"write {noun} {start} {end}"
+
+
+def resolution(value: Any) -> tuple[int, int] | None:
+    """One side, [width, height] or ``"512x768"`` -> (width, height); None stays None. Raises ConfigError."""
+    if value is None or value == "":
+        return None
+    wrong = ConfigError(f"resolution is {value!r}; write one side or [width, height], each from 32 to 4096")
+    if isinstance(value, str):
+        value = value.replace("x", ",").replace("[", "").replace("]", "").split(",")
+    sides = list(value) if isinstance(value, (list, tuple)) else [value]
+    try:
+        numbers = [float(side) for side in sides if not isinstance(side, bool)]
+    except (TypeError, ValueError):
+        raise wrong from None
+    if len(numbers) != len(sides) or len(numbers) not in (1, 2):
+        raise wrong
+    if any(number != int(number) or not 32 <= number <= 4096 for number in numbers):
+        raise wrong
+    return int(numbers[0]), int(numbers[-1])
