@@ -1,1 +1,1 @@
-"""The two tabs. No logic: everything they do goes through the same functions as the command line."""
+"""The two tabs. No logic lives here: what they do is :mod:`lora_eval.desk`."""

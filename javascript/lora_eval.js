@@ -1,0 +1,206 @@
+// LoRA Eval: asks how the jobs are doing, opens pictures large, copies tags.
+// The page only asks; jobs live in the server, so closing the page or opening a second one does no harm.
+var loraEval = window.loraEval || (function () {
+    "use strict";
+
+    const FAST = 1000, SLOW = 5000, PATIENCE = 15000;
+    const tabs = ["lora_eval_train", "lora_eval_score"];
+    const clocks = {};
+    const self = { run: "", picture: "", job: "" };
+
+    function root() {
+        const app = document.getElementsByTagName("gradio-app")[0];
+        return (app && app.shadowRoot) || document;
+    }
+
+    function find(id) {
+        return root().querySelector("#" + id);
+    }
+
+    function press(id) {
+        const found = find(id);
+        const button = found && (found.tagName === "BUTTON" ? found : found.querySelector("button"));
+        if (button) button.click();
+        return Boolean(button);
+    }
+
+    function seen(element) {
+        return element && element.offsetParent !== null;
+    }
+
+    // -- asking ---------------------------------------------------------------------------------
+
+    function ticks(tab) {
+        const tick = root().querySelector("#" + tab + "_tick [data-le-tick]");
+        return tick ? tick.dataset.leTick : "";
+    }
+
+    function poll(tab) {
+        const box = find(tab + "_tab");
+        if (!box || document.hidden) return;
+        const clock = clocks[tab] || (clocks[tab] = { asked: 0, tick: null });
+        const now = Date.now();
+        const answered = ticks(tab) !== clock.tick;
+        const active = box.querySelector('[data-le-active="1"]');
+        const wait = active ? FAST : SLOW;
+        const visible = seen(box);
+        if (clock.visible !== visible) {
+            // a tab that was just opened is brought up to date at once
+            clock.visible = visible;
+            if (visible && answered) clock.asked = 0;
+        }
+        if (!visible && clock.tick !== null) return;
+        if (now - clock.asked < (answered ? wait : PATIENCE)) return;
+        clock.asked = now;
+        clock.tick = ticks(tab);
+        press(tab + "_poll");
+    }
+
+    function hurry(tab) {
+        const clock = clocks[tab];
+        if (clock) clock.asked = Math.min(clock.asked, Date.now() - SLOW + 400);
+    }
+
+    // -- from one tab to the other ----------------------------------------------------------------
+
+    function openTab(id, title) {
+        const button = find("tab_" + id + "-button");
+        if (button) {
+            button.click();
+            return;
+        }
+        const all = root().querySelectorAll("#tabs > .tab-nav > button, #tabs button[role=tab]");
+        for (const one of all) if (one.textContent.trim() === title) { one.click(); return; }
+    }
+
+    self.scoreRun = function () {
+        const shown = root().querySelector("#lora_eval_train_job [data-le-folder]");
+        self.run = shown ? shown.dataset.leFolder : "";
+        openTab("lora_eval_score", "LoRA Scorecard");
+        press("lora_eval_score_fill");
+    };
+
+    // -- large pictures ---------------------------------------------------------------------------
+
+    let box = null, around = [], at = 0;
+
+    function lightbox() {
+        if (box) return box;
+        box = document.createElement("div");
+        box.id = "lora_eval_lightbox";
+        box.setAttribute("role", "dialog");
+        box.setAttribute("aria-modal", "true");
+        box.innerHTML = '<button type="button" class="close" aria-label="close">×</button>' +
+            '<button type="button" class="back" aria-label="previous">‹</button>' +
+            '<figure><img alt=""><figcaption></figcaption></figure>' +
+            '<button type="button" class="next" aria-label="next">›</button>';
+        box.addEventListener("click", function (event) {
+            if (event.target.closest(".back")) show(at - 1);
+            else if (event.target.closest(".next")) show(at + 1);
+            else if (!event.target.closest("img")) close();
+        });
+        document.body.appendChild(box);
+        return box;
+    }
+
+    function show(index) {
+        if (!around.length) return;
+        at = (index + around.length) % around.length;
+        const small = around[at];
+        lightbox().classList.add("open");
+        box.querySelector("img").src = small.src;
+        box.querySelector("figcaption").textContent = small.dataset.leWords || "";
+        self.picture = small.dataset.lePicture;
+        press("lora_eval_score_whole");
+        box.querySelector(".close").focus();
+    }
+
+    function close() {
+        if (!box || !box.classList.contains("open")) return;
+        box.classList.remove("open");
+        if (around[at]) around[at].focus();
+    }
+
+    function whole() {
+        const answer = root().querySelector("#lora_eval_score_answer img[data-le-key]");
+        if (!box || !answer || answer.dataset.leKey !== self.picture) return;
+        const large = box.querySelector("img");
+        if (large.src !== answer.src) large.src = answer.src;
+    }
+
+    function open(small) {
+        const group = small.closest(".lora-eval-film, .lora-eval-pictures, .lora-eval-findings");
+        around = Array.from((group || root()).querySelectorAll("img[data-le-picture]"));
+        show(Math.max(0, around.indexOf(small)));
+    }
+
+    // -- clicks and keys ----------------------------------------------------------------------------
+
+    function copy(text) {
+        if (navigator.clipboard && window.isSecureContext) {
+            navigator.clipboard.writeText(text);
+            return;
+        }
+        const area = document.createElement("textarea");
+        area.value = text;
+        document.body.appendChild(area);
+        area.select();
+        document.execCommand("copy");
+        area.remove();
+    }
+
+    function clicked(event) {
+        const target = event.composedPath ? event.composedPath()[0] : event.target;
+        if (!target || !target.closest) return;
+        const small = target.closest("img[data-le-picture]");
+        if (small) return open(small);
+        const tag = target.closest("[data-le-copy]");
+        if (tag) {
+            copy(tag.dataset.leCopy);
+            tag.classList.add("done");
+            return undefined;
+        }
+        const cancel = target.closest("[data-le-cancel]");
+        if (cancel) {
+            self.job = cancel.dataset.leCancel;
+            press("lora_eval_score_cancel");
+            tabs.forEach(hurry);
+            return undefined;
+        }
+        for (const tab of tabs) if (target.closest("#" + tab + "_settings button")) hurry(tab);
+        return undefined;
+    }
+
+    function typed(event) {
+        if (box && box.classList.contains("open")) {
+            if (event.key === "Escape") close();
+            else if (event.key === "ArrowLeft") show(at - 1);
+            else if (event.key === "ArrowRight") show(at + 1);
+            else return;
+            event.preventDefault();
+            event.stopPropagation();
+        } else if (event.key === "Enter" && event.target.matches && event.target.matches("img[data-le-picture]")) {
+            open(event.target);
+        }
+    }
+
+    // the report follows the page's theme, not the system's
+    function theme() {
+        const dark = document.body.classList.contains("dark") ||
+            root().querySelector(".dark .lora-eval, .gradio-container.dark") !== null;
+        for (const frame of root().querySelectorAll("iframe.lora-eval-report")) {
+            const scheme = dark ? "dark" : "light";
+            if (frame.style.colorScheme !== scheme) frame.style.colorScheme = scheme;
+        }
+    }
+
+    document.addEventListener("click", clicked);
+    document.addEventListener("keydown", typed, true);
+    setInterval(function () {
+        tabs.forEach(poll);
+        whole();
+        theme();
+    }, 250);
+    return self;
+})();
+window.loraEval = loraEval;

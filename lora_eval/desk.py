@@ -1,0 +1,320 @@
+"""What the tabs ask for, as plain functions and values: a test can make the same journey without a page.
+
+Long work goes through the job queue; everything here answers at once. State that must outlive a page or Reload UI is
+in the queue and on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_eval import actions, library
+from lora_eval.actions import HostGetter, ScoreOrder
+from lora_eval.errors import ConfigError, LoraEvalError, RunError
+from lora_eval.host.protocol import Host
+from lora_eval.jobs import ENDED, RUNNING, JobQueue, JobState
+from lora_eval.scorecard.plan import PRESETS
+from lora_eval.scorecard.ranges import parse_range
+from lora_eval.training.config import TrainConfig, dump_config, make_config, to_dict
+from lora_eval.training.templates import load_template
+
+LIVE_IMAGES = 12
+
+
+@dataclass(frozen=True)
+class CheckedPicture:
+    """One picture of a checked folder."""
+
+    name: str
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The dataset check: findings as :class:`lora_eval.dataset.check.Finding` has them, and every picture."""
+
+    pictures: list[CheckedPicture]
+    findings: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class TrainView:
+    """A training run at one moment. ``stamp`` changes when the loss or the test pictures do."""
+
+    job: JobState | None = None
+    folder: Path | None = None
+    stamp: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScoreView:
+    """A scorecard run at one moment; ``card`` is its ``scorecard.json`` once there is one."""
+
+    job: JobState | None = None
+    folder: Path | None = None
+    stamp: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a scorecard run will draw. ``seconds`` None: no run on this machine tells the speed yet."""
+
+    images: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the Scorecard tab is filled in with for a training run."""
+
+    loras: list[str] = field(default_factory=list)
+    kind: str = ""
+    data: str = ""
+
+
+class Desk:
+    """Where both tabs place their orders.
+
+    Args:
+        host: called when a host is needed, not before.
+        queue: where jobs wait.
+    """
+
+    def __init__(self, host: HostGetter, queue: JobQueue) -> None:
+        self._host = host
+        self.queue = queue
+        self._configs: dict[str, TrainConfig] = {}
+
+    def host(self) -> Host:
+        """The host. Raises HostError."""
+        return self._host()
+
+    # -- training ----------------------------------------------------------------------------------
+
+    def template(self, kind: str, low_vram: bool) -> dict[str, Any]:
+        """Settings of a shipped template."""
+        return to_dict(load_template(f"{kind}_low_vram" if low_vram else kind))
+
+    def config(self, values: Mapping[str, Any]) -> TrainConfig:
+        """A checked config. Raises ConfigError."""
+        return make_config(values)
+
+    def to_yaml(self, values: Mapping[str, Any]) -> str:
+        """Settings as the text of a training config. Raises ConfigError."""
+        return dump_config(make_config(values))
+
+    def from_yaml(self, text: str) -> dict[str, Any]:
+        """The text of a training config as settings, every one filled in. Raises ConfigError."""
+        import yaml
+
+        try:
+            values = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" in line {mark.line + 1}" if mark else ""
+            raise ConfigError(f"this is not YAML{where}; write `key: value` lines") from None
+        if not isinstance(values, dict):
+            raise ConfigError("this is not a list of `key: value` lines; see the templates")
+        return to_dict(make_config(values))
+
+    def check(self, folder: str, metadata: str | None, trigger: str, resolution: Any) -> Checked:
+        """Look at every picture of a training folder. Raises DatasetError."""
+        if not folder.strip():
+            raise ConfigError("no folder is chosen; give the folder with the training pictures")
+        table = Path(metadata.strip()).expanduser() if metadata and metadata.strip() else None
+        side = TrainConfig(resolution=resolution).resolution
+        found = actions.check_folder(Path(folder.strip()).expanduser(), table, trigger.strip() or None, side)  # type: ignore[arg-type]
+        from lora_eval.dataset.folder import scan
+
+        dataset = scan(Path(folder.strip()).expanduser(), table)
+        pictures = [CheckedPicture(dataset.name(item.path), item.path, item.caption) for item in dataset.items]
+        return Checked(pictures, found["findings"])
+
+    def train(self, values: Mapping[str, Any], resume: bool = False) -> str:
+        """Put a training run in line; the job's id. Raises LoraEvalError for settings that cannot run."""
+        config = make_config(values)
+        config.require()
+        if not Path(config.train_data_dir).expanduser().is_dir():
+            raise ConfigError(f"{config.train_data_dir} is no folder; give the folder with the training pictures")
+        job = actions.submit_train(self.queue, self._host, config, resume)
+        self._configs[job] = config
+        return job
+
+    def training(self, shown: str = "") -> TrainView:
+        """The run of that folder, or the latest: the running job's, else the last job's, else the last on disk."""
+        jobs = self.queue.list("train")
+        job = next((one for one in jobs if one.status == RUNNING), jobs[0] if jobs else None)
+        if shown:
+            folder: Path | None = Path(shown)
+            job = job if job is not None and self._train_folder(job) == folder else None
+        elif job is not None:
+            folder = self._train_folder(job)
+        else:
+            folder = next(iter(self._runs(library.training_runs)), None)
+        return TrainView(job, folder, () if folder is None else _stamp(folder, ("history.csv", "samples", "run.json")))
+
+    def _train_folder(self, job: JobState) -> Path | None:
+        if job.result.get("folder"):
+            return Path(job.result["folder"])
+        config = self._configs.get(job.id)
+        if job.started is None:
+            return None
+        if config is None:
+            found = library.newest((run / "config.yaml" for run in self._runs(library.training_runs)), job.started - 1)
+            return None if found is None else found.parent
+        base = config.run_name()
+        roots = library.run_roots(self.host().output_folder)
+        if config.output_dir:
+            given = Path(config.output_dir).expanduser()
+            roots = [given, given.parent]
+        candidates = [path for root in roots for path in root.glob("*/config.yaml") if path.parent.name.startswith(base)]
+        found = library.newest(candidates, job.started - 1)
+        return None if found is None else found.parent
+
+    def _runs(self, which: Any) -> list[Path]:
+        try:
+            return list(which(self.host().output_folder))
+        except LoraEvalError:
+            return []
+
+    def training_runs(self) -> list[Path]:
+        """Training runs on disk, the latest first."""
+        return self._runs(library.training_runs)
+
+    # -- scorecards --------------------------------------------------------------------------------
+
+    def loras(self) -> dict[str, Path]:
+        """LoRA files by label."""
+        host = self.host()
+        return library.loras(host.lora_folder, host.output_folder)
+
+    def samplers(self) -> list[str]:
+        """Names of the host's samplers; none while there is no host."""
+        try:
+            return list(self.host().samplers())
+        except LoraEvalError:
+            return []
+
+    def propose(self, run: Path) -> Proposal:
+        """All checkpoints of a training run, with the kind it was trained as. Raises RunError without any."""
+        files = library.checkpoints(run)
+        by_name = {path.name: label for label, path in self.loras().items() if path.parent == run or path.name in
+                   {file.name for file in files}}
+        labels = [by_name[path.name] for path in files if path.name in by_name]
+        if not labels:
+            raise RunError(f"{run} has no checkpoint yet; lower save_steps or wait for the end")
+        kind = ""
+        config = run / "config.yaml"
+        if config.is_file():
+            from lora_eval.training.config import read_yaml
+
+            kind = str(read_yaml(config).get("kind") or "")
+        return Proposal(labels, kind)
+
+    def estimate(self, order: ScoreOrder) -> Estimate:
+        """Number of pictures and the time they take. Raises ConfigError for a range that cannot be read."""
+        if order.preset not in PRESETS:
+            raise ConfigError(f'preset "{order.preset}" is none of {", ".join(PRESETS)}')
+        preset = PRESETS[order.preset]
+        weights = {weight for weight in parse_range(order.weights or preset.weights, "weights") if weight != 0}
+        prompts = self._prompt_count(order, preset.prompts)
+        seeds = preset.seeds if order.seeds is None else order.seeds
+        images = prompts * seeds * (1 + max(1, len(order.loras)) * len(weights))
+        given = order.sampling
+        pixels = given["width"] * given["height"] if given.get("width") and given.get("height") else None
+        try:
+            each = library.seconds_per_image(self.host().output_folder, given.get("steps"), pixels)
+        except LoraEvalError:
+            each = None
+        return Estimate(images, None if each is None else each * images)
+
+    def _prompt_count(self, order: ScoreOrder, preset: int) -> int:
+        from lora_eval.scorecard.suites import load_suite
+
+        own = bool(order.suite and Path(order.suite).suffix)
+        wanted = order.prompts if order.prompts is not None else None if own else preset
+        name = order.suite or order.kind
+        if not name:
+            return preset if wanted is None else wanted
+        return len(load_suite(name, order.trigger or "x", order.class_word or "", wanted))
+
+    def score(self, order: ScoreOrder) -> str:
+        """Put a scorecard run in line; the job's id. Raises LoraEvalError."""
+        self.estimate(order)
+        return actions.submit_score(self.queue, self._host, order)
+
+    def scoring(self, shown: str = "") -> ScoreView:
+        """The run of that folder, or the latest, as for training."""
+        jobs = self.queue.list("score")
+        job = next((one for one in jobs if one.status == RUNNING), jobs[0] if jobs else None)
+        if shown:
+            folder: Path | None = Path(shown)
+            job = job if job is not None and job.result.get("folder") == shown else None
+        elif job is not None:
+            folder = Path(job.result["folder"]) if job.result.get("folder") else None
+        else:
+            folder = next(iter(self.scored_runs()), None)
+        return ScoreView(job, folder, () if folder is None else _stamp(folder, ("scorecard.json", "images", "report.html")))
+
+    def scored_runs(self) -> list[Path]:
+        """Scorecard runs on disk, the latest first."""
+        return self._runs(library.scored_runs)
+
+    def downloads(self, run: Path) -> list[Path]:
+        """The finished reports of a run."""
+        names = ("report.html", "cells.csv", "summary.csv", "scorecard.json")
+        done = (run / "scorecard.json").is_file()
+        return [run / name for name in names if done and (run / name).is_file()]
+
+    def use_weight(self, run: Path, checkpoint: str, weight: float | str) -> Path:
+        """Put checkpoint and weight to use: into the LoRA folder, its card written, the host's list refreshed.
+
+        Returns the card's path. Raises LoraEvalError.
+        """
+        from lora_eval.files import read_json
+
+        try:
+            number = float(weight)
+        except ValueError:
+            raise ConfigError(f"weight is {weight!r}; write a number from 0 to 2") from None
+        plan = read_json(run / "plan.json")
+        found = next((lora for lora in plan.get("loras", ()) if lora.get("name") == checkpoint), None)
+        if found is None:
+            names = ", ".join(lora.get("name", "") for lora in plan.get("loras", ()))
+            raise RunError(f"the run {run.name} has no LoRA {checkpoint!r}; it has {names}")
+        host = self.host()
+        lora = library.publish(Path(found["path"]), host.lora_folder)
+        card = library.write_card(lora, number, str(plan.get("trigger") or ""))
+        host.refresh_loras()
+        return card
+
+    # -- both --------------------------------------------------------------------------------------
+
+    def interrupt(self, id: str = "", kind: str = "") -> bool:
+        """Stop a job, or without an id the running one of a kind. False: there was nothing to stop."""
+        if not id:
+            running = next((job for job in self.queue.list(kind or None) if job.status == RUNNING), None)
+            if running is None:
+                return False
+            id = running.id
+        return self.queue.interrupt(id)
+
+    def waiting(self) -> list[JobState]:
+        """Jobs that run or wait, in their order."""
+        return [job for job in self.queue.list() if job.status not in ENDED][::-1]
+
+
+def _stamp(folder: Path, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """Changes when one of the files (or the contents of the folders) does."""
+    found: list[Any] = [str(folder)]
+    for name in names:
+        try:
+            status = (folder / name).stat()
+            found.append((status.st_mtime_ns, status.st_size))
+        except OSError:
+            found.append(None)
+    return tuple(found)

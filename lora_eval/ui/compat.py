@@ -1,0 +1,54 @@
+"""Where gradio 3.41 (AUTOMATIC1111), 4.40 (Forge) and 5 or later (standalone) differ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+MAJOR = int(re.match(r"\d+", gr.__version__)[0])  # type: ignore[index]
+
+Update = dict[str, Any]
+
+
+def listen(
+    event: Any,
+    function: Callable[..., Any] | None,
+    inputs: Sequence[Any] = (),
+    outputs: Sequence[Any] = (),
+    js: str | None = None,
+    quiet: bool = False,
+) -> None:
+    """Connect an event. It bypasses gradio's queue: every handler is short, and a closed page must stop nothing.
+
+    Args:
+        event: such as ``button.click``.
+        js: function run in the page before, whose array becomes the inputs.
+        quiet: no spinner over the outputs, for what happens by itself.
+    """
+    options: dict[str, Any] = {"queue": False, "show_progress": "hidden" if quiet else "minimal"}
+    if js is not None:
+        options["_js" if MAJOR < 4 else "js"] = js
+    event(fn=function, inputs=list(inputs), outputs=list(outputs), **options)
+
+
+def keep() -> Update:
+    """An output that stays as it is."""
+    return gr.update()  # type: ignore[no-any-return]
+
+
+def transient(component: Any) -> Any:
+    """A component whose value the WebUI must not keep in ``ui-config.json``."""
+    component.do_not_save_to_config = True
+    return component
+
+
+def page_options(head: str, css: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(arguments of Blocks, arguments of launch) that put our style and script on a page of our own."""
+    if MAJOR < 4:
+        return {"css": css}, {}
+    if MAJOR < 6:
+        return {"css": css, "head": head}, {}
+    return {}, {"css": css, "head": head}

@@ -1,0 +1,268 @@
+"""Values of the desk as HTML. Everything that comes from outside is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from lora_eval import library
+from lora_eval.desk import LIVE_IMAGES, Checked, Estimate, ScoreView, TrainView
+from lora_eval.errors import LoraEvalError
+from lora_eval.jobs import ENDED, QUEUED, RUNNING, JobState
+from lora_eval.progress import clock_text
+from lora_eval.scorecard.data import DIMENSIONS
+from lora_eval.ui import text
+from lora_eval.ui.pictures import thumb
+
+MOST_PICTURES = 200
+MOST_FINDINGS = 100
+
+
+def _e(value: object) -> str:
+    return escape(str(value), quote=True)
+
+
+def escaped(value: object) -> str:
+    """For the few places outside this file that make markup."""
+    return _e(value)
+
+
+def _word(name: str, css: str = "") -> str:
+    return f'<span class="{css}">{_e(text.WORDS[name])}</span>'
+
+
+def message(line: str, kind: str = "error") -> str:
+    """A line beside the button it answers; ``kind`` is ``error`` or ``good``."""
+    role = "alert" if kind == "error" else "status"
+    return f'<div class="lora-eval-message {kind}" role="{role}">{_e(line)}</div>' if line else ""
+
+
+def good(*parts: object) -> str:
+    """Good news: translatable texts, and values in elements of their own."""
+    inner = " ".join(f"<span>{_e(part)}</span>" for part in parts)
+    return f'<div class="lora-eval-message good" role="status">{inner}</div>'
+
+
+def empty(words: str) -> str:
+    return f'<div class="lora-eval-empty">{_e(words)}</div>'
+
+
+# -- jobs --------------------------------------------------------------------------------------------
+
+
+def job(state: JobState | None, folder: Path | None, nothing: str, hint: str = "") -> str:
+    """Progress of a job: a bar, what is going on, the time left; an error where it failed."""
+    data = "" if folder is None else f' data-le-folder="{_e(folder)}"'
+    if state is None:
+        return f'<div class="lora-eval-job"{data}>{empty(nothing) if folder is None else ""}</div>'
+    active = state.status not in ENDED
+    share = 100.0 if state.status == "finished" else 100.0 * state.done / state.total if state.total else 0.0
+    times = []
+    if state.status == RUNNING and state.eta is not None:
+        times.append(f"<b>{clock_text(state.eta)}</b> {_word('left')}")
+    if state.ended is not None and state.started is not None:
+        times.append(f"<b>{clock_text(state.ended - state.started)}</b> {_word('used')}")
+    if state.status == QUEUED and state.position:
+        times.append(f"{_word('ahead')} <b>{state.position}</b>")
+    count = f"<span>{state.done} / {state.total}</span>" if state.total > 1 else ""
+    line = f'<div class="lora-eval-text">{_e(state.text)}</div>' if active and state.text else ""
+    return (
+        f'<div class="lora-eval-job {state.status}" data-le-active="{int(active)}" data-le-status="{state.status}"{data}>'
+        f'<div class="lora-eval-line"><span class="lora-eval-badge {state.status}">{_e(text.STATUS[state.status])}</span>'
+        f'<strong>{_e(state.title)}</strong>{count}<span class="lora-eval-times">{" · ".join(times)}</span></div>'
+        f'<div class="lora-eval-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}">'
+        f'<div style="width:{share:.1f}%"></div></div>{line}{message(state.error)}'
+        f"{f'<div class=lora-eval-quiet>{_e(hint)}</div>' if hint and state.status == RUNNING else ''}</div>"
+    )
+
+
+def queue(jobs: Sequence[JobState], kind: str) -> str:
+    """What runs elsewhere and what waits; "" when this tab's own job is alone."""
+    rows = []
+    for state in jobs:
+        if state.status == RUNNING and state.kind == kind:
+            continue
+        tab = text.TRAIN_TITLE if state.kind == "train" else text.SCORE_TITLE
+        cancel = (
+            f'<button type="button" class="lora-eval-small" data-le-cancel="{_e(state.id)}">{_e(text.WORDS["cancel"])}</button>'
+            if state.status == QUEUED
+            else ""
+        )
+        rows.append(
+            f'<li><span class="lora-eval-badge {state.status}">{_e(text.STATUS[state.status])}</span>'
+            f"<span>{_e(tab)}</span><strong>{_e(state.title)}</strong>{cancel}</li>"
+        )
+    if not rows:
+        return ""
+    return f'<div class="lora-eval-queue"><h4>{_e(text.WORDS["queue"])}</h4><ol>{"".join(rows)}</ol></div>'
+
+
+# -- training ----------------------------------------------------------------------------------------
+
+
+def loss(folder: Path | None) -> str:
+    """Training and validation loss with the diagnosis in words."""
+    if folder is None or not (folder / "history.csv").is_file():
+        return ""
+    from lora_eval.report.charts import loss_chart
+    from lora_eval.training.curve import diagnose
+    from lora_eval.training.logs import read_history
+
+    try:
+        history = read_history(folder / "history.csv")
+    except LoraEvalError:
+        # a run that has not logged two steps yet
+        return ""
+    found = diagnose(
+        history.step,
+        history.loss,
+        history.val_loss,
+        val_step=history.val_step,
+        val_error=history.val_error if len(history.val_error) else None,
+        averaged=history.averaged,
+    )
+    marks = [(int(path.stem[-6:]), path.stem) for path in library.checkpoints(folder) if path.stem[-6:].isdigit()]
+    chart = loss_chart(history.step, history.loss, history.val_step, history.val_loss, marks, text.WORDS["loss"])
+    return (
+        f'<section class="lora-eval-section"><h4>{_e(text.WORDS["loss"])} '
+        f'<span class="lora-eval-badge state-{_e(found.state.replace(" ", "-"))}">{_e(text.STATES[found.state])}</span></h4>'
+        f'<p class="lora-eval-diagnosis">{_e(found.reason)}</p><div class="lora-eval-chart">{chart}</div>'
+        f'<p class="lora-eval-quiet">{_e(text.WORDS["loss_keys"])}</p></section>'
+    )
+
+
+def film(folder: Path | None) -> str:
+    """Test pictures: a column for each step, the latest in sight."""
+    found = [] if folder is None else library.samples(folder)
+    if not found:
+        return ""
+    steps = sorted({one.step for one in found})
+    columns = []
+    for step in steps:
+        pictures = "".join(
+            thumb(one.path, f"{text.WORDS['step']} {step} · {one.number + 1}") for one in found if one.step == step
+        )
+        columns.append(f'<figure>{pictures}<figcaption>{_word("step")} <b>{step}</b></figcaption></figure>')
+    return (
+        f'<section class="lora-eval-section"><h4>{_e(text.WORDS["previews"])}</h4>'
+        f'<div class="lora-eval-film" tabindex="0">{"".join(columns)}</div></section>'
+    )
+
+
+def checked(found: Checked) -> str:
+    """The dataset check: what to mend first, then every picture with its caption."""
+    by_picture: dict[str, list[dict[str, str]]] = {}
+    for finding in found.findings:
+        by_picture.setdefault(finding["picture"], []).append(finding)
+    paths = {picture.name: picture.path for picture in found.pictures}
+    counts = " ".join(
+        f'<span class="lora-eval-badge {severity}">{_e(text.SEVERITY[severity])}</span><b>{number}</b>'
+        for severity in text.SEVERITY
+        if (number := sum(finding["severity"] == severity for finding in found.findings))
+    )
+    rows = []
+    for finding in found.findings[:MOST_FINDINGS]:
+        picture = paths.get(finding["picture"])
+        rows.append(
+            f'<li class="{_e(finding["severity"])}"><span class="lora-eval-thumb">{thumb(picture) if picture else ""}</span><div>'
+            f'<span class="lora-eval-badge {_e(finding["severity"])}">{_e(text.SEVERITY[finding["severity"]])}</span> '
+            f'<strong>{_e(finding["picture"])}</strong> <span>{_e(finding["message"])}</span>'
+            f'<div class="lora-eval-mend">{_e(finding["mend"])}</div></div></li>'
+        )
+    if len(found.findings) > MOST_FINDINGS:
+        rows.append(f"<li>{_word('more_findings')} <b>{len(found.findings) - MOST_FINDINGS}</b></li>")
+    findings = f'<ul class="lora-eval-findings">{"".join(rows)}</ul>' if rows else good(text.WORDS["no_findings"])
+    cards = []
+    for picture in found.pictures[:MOST_PICTURES]:
+        own = by_picture.get(picture.name, [])
+        worst = own[0]["severity"] if own else ""
+        caption = _e(picture.caption) or f"<i>{_e(text.WORDS['no_caption'])}</i>"
+        cards.append(f'<figure class="{worst}">{thumb(picture.path, picture.name)}<figcaption>{caption}</figcaption></figure>')
+    if len(found.pictures) > MOST_PICTURES:
+        cards.append(f"<p>{_word('more')} <b>{len(found.pictures) - MOST_PICTURES}</b></p>")
+    return (
+        f'<section class="lora-eval-section"><h4><b>{len(found.pictures)}</b> {_word("pictures")} {counts}</h4>'
+        f'{findings}<div class="lora-eval-pictures">{"".join(cards)}</div></section>'
+    )
+
+
+def train_job(view: TrainView) -> str:
+    return job(view.job, view.folder, text.TRAIN_EMPTY, text.TRAIN_WAITS)
+
+
+# -- scorecards --------------------------------------------------------------------------------------
+
+
+def estimate(found: Estimate) -> str:
+    """Pictures and minutes, before Run is pressed."""
+    if found.seconds is None:
+        time = f'<span class="lora-eval-quiet">{_e(text.WORDS["minutes_unknown"])}</span>'
+    else:
+        time = f"<b>{max(1, round(found.seconds / 60))}</b> {_word('minutes')}"
+    return f'<div class="lora-eval-estimate"><b>{found.images:,}</b> {_word("pictures")} <span>·</span> {time}</div>'
+
+
+def score_job(view: ScoreView) -> str:
+    return job(view.job, view.folder, text.SCORE_EMPTY)
+
+
+def live(folder: Path | None) -> str:
+    """The pictures drawn last."""
+    paths = [] if folder is None else library.last_images(folder, LIVE_IMAGES)
+    if not paths:
+        return ""
+    pictures = "".join(f"<figure>{thumb(path, path.stem)}</figure>" for path in paths)
+    return (
+        f'<section class="lora-eval-section"><h4>{_e(text.WORDS["drawn"])}</h4>'
+        f'<div class="lora-eval-film">{pictures}</div></section>'
+    )
+
+
+def verdict(card: dict[str, Any]) -> str:
+    """The sentence on top, what to use, and the six dimensions in one line each."""
+    from lora_eval.report.charts import score_bar
+    from lora_eval.report.words import COMPARED, QUESTIONS, TITLES
+
+    recommended = card.get("recommended") or {}
+    use = ""
+    if recommended.get("checkpoint"):
+        tag = f"<lora:{recommended['checkpoint']}:{recommended['weight']:g}>"
+        use = (
+            f'<div class="lora-eval-use">{_word("recommended")} <code>{_e(tag)}</code>'
+            f'<button type="button" class="lora-eval-small" data-le-copy="{_e(tag)}" title="copy">⧉</button></div>'
+        )
+    rows = []
+    for name in DIMENSIONS:
+        found = card["dimensions"].get(name) or {}
+        score = found.get("score")
+        value = _word("not_measured", "lora-eval-quiet")
+        if score is not None:
+            low, high = found.get("ci_low"), found.get("ci_high")
+            span = "" if low is None or high is None else f'<span class="lora-eval-quiet">{low:.2f}–{high:.2f}</span>'
+            value = f"<b>{score:.2f}</b> {span}"
+        rows.append(
+            f'<li title="{_e(COMPARED[name])}"><div><strong>{_e(TITLES[name])}</strong>'
+            f'<span class="lora-eval-quiet">{_e(QUESTIONS[name])}</span></div>'
+            f'<div class="lora-eval-chart">{score_bar(score, found.get("ci_low"), found.get("ci_high"))}</div>'
+            f'<div class="lora-eval-value">{value}</div>'
+            f'<div class="lora-eval-reason"><b>{_e(found.get("verdict", ""))}</b> <span>{_e(found.get("reason", ""))}</span></div></li>'
+        )
+    return (
+        f'<section class="lora-eval-verdict"><p class="lora-eval-sentence">{_e(card.get("verdict", ""))}</p>{use}'
+        f'<ul class="lora-eval-dimensions">{"".join(rows)}</ul></section>'
+    )
+
+
+def report(folder: Path) -> str:
+    """The whole report in a frame of its own: its style and script stay apart from the WebUI's."""
+    path = folder / "report.html"
+    if not path.is_file():
+        return ""
+    page = path.read_text(encoding="utf-8")
+    return (
+        f'<section class="lora-eval-section"><h4>{_e(text.WORDS["full_report"])}</h4>'
+        f'<iframe class="lora-eval-report" title="{_e(text.WORDS["full_report"])}" loading="lazy" '
+        f'sandbox="allow-scripts allow-popups allow-modals" srcdoc="{_e(page)}"></iframe></section>'
+    )

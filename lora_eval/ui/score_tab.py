@@ -1,0 +1,352 @@
+"""The tab LoRA Scorecard: choose LoRAs, see what it costs, run, read the verdict, use the weight."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lora_eval.actions import ScoreOrder
+from lora_eval.desk import Desk
+from lora_eval.errors import LoraEvalError
+from lora_eval.ui import pictures, render, text
+from lora_eval.ui.compat import keep, listen, transient
+from lora_eval.ui.order import OPTIONAL, SAMPLING, make_order
+
+REDRAW = 2.0
+ELEMENT = "lora_eval_score"
+# controls in the order that handlers get them
+ORDER = ("loras", "kind", "data", "preset", *OPTIONAL, *SAMPLING)
+
+
+def make(desk: Desk) -> gr.Blocks:
+    """The tab as Blocks of its own, as the WebUI takes them."""
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        with gr.Row(elem_id=f"{ELEMENT}_tab", elem_classes=["lora-eval"]):
+            with gr.Column(scale=5, min_width=340, elem_id=f"{ELEMENT}_settings"):
+                controls = _choices(desk)
+                buttons, said = _buttons()
+                controls.update(_settings(desk))
+            with gr.Column(scale=6, min_width=340, elem_id=f"{ELEMENT}_progress"):
+                shown = _results(desk)
+        inputs = [controls[name] for name in ORDER]
+        _wire_choices(desk, controls, buttons, said, inputs)
+        _wire_jobs(desk, buttons, said, shown, inputs)
+        _wire_result(desk, shown)
+        _wire_poll(desk, shown)
+        _wire_page(desk, shown)
+    return blocks
+
+
+# -- parts -------------------------------------------------------------------------------------------
+
+
+def _choices(desk: Desk) -> dict[str, Any]:
+    controls: dict[str, Any] = {}
+    label, info = text.LORAS
+    controls["loras"] = transient(
+        gr.Dropdown(_labels(desk), value=[], multiselect=True, label=label, info=info, elem_id=f"{ELEMENT}_loras")
+    )
+    with gr.Row():
+        label, info = text.RUN_PICK
+        controls["run"] = transient(
+            gr.Dropdown(
+                _names(desk.training_runs()), value=None, label=label, info=info, scale=3, elem_id=f"{ELEMENT}_run_pick"
+            )
+        )
+        controls["refresh"] = gr.Button(
+            text.REFRESH, size="sm", scale=1, min_width=80, elem_id=f"{ELEMENT}_refresh", elem_classes=["lora-eval-low"]
+        )
+    label, info = text.SCORE_KIND
+    controls["kind"] = gr.Radio(
+        [text.FROM_LORA, *text.KINDS], value=text.FROM_LORA, label=label, info=info, elem_id=f"{ELEMENT}_kind"
+    )
+    label, info = text.DATA
+    controls["data"] = transient(
+        gr.Textbox(label=label, info=info, placeholder=text.FOLDER_HINT, max_lines=1, elem_id=f"{ELEMENT}_data")
+    )
+    label, info = text.PRESET
+    controls["preset"] = gr.Radio(
+        list(text.PRESETS), value="standard", label=label, info=info, elem_id=f"{ELEMENT}_preset"
+    )
+    controls["estimate"] = gr.HTML(elem_id=f"{ELEMENT}_estimate")
+    return controls
+
+
+def _buttons() -> tuple[dict[str, Any], Any]:
+    with gr.Row(elem_classes=["lora-eval-buttons"]):
+        buttons = {
+            "run": gr.Button(text.RUN, variant="primary", scale=3, min_width=120, elem_id=f"{ELEMENT}_start"),
+            "interrupt": gr.Button(text.INTERRUPT, variant="stop", scale=1, min_width=90, elem_id=f"{ELEMENT}_interrupt"),
+        }
+    # the page clicks this one when a training run is to be scored, with the run's folder
+    buttons["fill"] = gr.Button("fill", elem_id=f"{ELEMENT}_fill", elem_classes=["lora-eval-hidden"])
+    return buttons, gr.HTML(elem_id=f"{ELEMENT}_message")
+
+
+def _settings(desk: Desk) -> dict[str, Any]:
+    from lora_eval.scorecard.suites import suite_names
+
+    texts = {
+        "weights": text.WEIGHTS, "seeds": text.SEEDS, "prompts": text.PROMPTS, "trigger": text.SCORE_TRIGGER,
+        "class_word": text.SCORE_CLASS, "scheduler": text.SCHEDULER, "steps": text.STEPS, "cfg_scale": text.CFG,
+        "width": text.WIDTH, "height": text.HEIGHT, "clip_skip": text.CLIP_SKIP, "batch_size": text.BATCH,
+        "encoder": text.ENCODER,
+    }  # fmt: skip
+
+    def field(name: str) -> Any:
+        label, info = texts[name]
+        return gr.Textbox(value="", label=label, info=info, max_lines=1, min_width=150, elem_id=f"{ELEMENT}_{name}")
+
+    controls: dict[str, Any] = {}
+    with gr.Accordion(text.WHAT, open=False, elem_id=f"{ELEMENT}_what"):
+        controls["weights"] = field("weights")
+        with gr.Row():
+            controls["seeds"], controls["prompts"] = field("seeds"), field("prompts")
+        label, info = text.SUITE
+        controls["suite"] = gr.Dropdown(
+            [text.SUITE_AUTO, *suite_names()],
+            value=text.SUITE_AUTO,
+            allow_custom_value=True,
+            label=label,
+            info=info,
+            elem_id=f"{ELEMENT}_suite",
+        )
+        with gr.Row():
+            controls["trigger"], controls["class_word"] = field("trigger"), field("class_word")
+    with gr.Accordion(text.SAMPLING, open=False, elem_id=f"{ELEMENT}_how"):
+        with gr.Row():
+            label, info = text.SAMPLER
+            controls["sampler"] = gr.Dropdown(
+                ["", *desk.samplers()],
+                value="",
+                allow_custom_value=True,
+                label=label,
+                info=info,
+                min_width=150,
+                elem_id=f"{ELEMENT}_sampler",
+            )
+            controls["scheduler"] = field("scheduler")
+        for pair in (("steps", "cfg_scale"), ("width", "height"), ("clip_skip", "batch_size")):
+            with gr.Row():
+                for name in pair:
+                    controls[name] = field(name)
+        controls["encoder"] = field("encoder")
+    return controls
+
+
+def _results(desk: Desk) -> dict[str, Any]:
+    hidden = ["lora-eval-hidden"]
+    shown: dict[str, Any] = {}
+    label, info = text.HISTORY
+    with gr.Row():
+        shown["history"] = transient(
+            gr.Dropdown(_names(desk.scored_runs()), value=None, label=label, info=info, elem_id=f"{ELEMENT}_history")
+        )
+    shown["job"] = gr.HTML(render.empty(text.SCORE_EMPTY), elem_id=f"{ELEMENT}_job")
+    shown["queue"] = gr.HTML(elem_id=f"{ELEMENT}_queue")
+    shown["live"] = gr.HTML(elem_id=f"{ELEMENT}_live")
+    shown["verdict"] = gr.HTML(elem_id=f"{ELEMENT}_verdict")
+    with gr.Accordion(text.USE, open=True, elem_id=f"{ELEMENT}_use_group"):
+        with gr.Row():
+            label, info = text.USE_LORA
+            shown["checkpoint"] = transient(
+                gr.Textbox(label=label, info=info, max_lines=1, min_width=160, elem_id=f"{ELEMENT}_use_lora")
+            )
+            label, info = text.USE_VALUE
+            shown["weight"] = transient(
+                gr.Textbox(label=label, info=info, max_lines=1, min_width=120, elem_id=f"{ELEMENT}_use_value")
+            )
+            shown["use"] = gr.Button(
+                text.USE_WEIGHT, min_width=120, elem_id=f"{ELEMENT}_use", elem_classes=["lora-eval-low"]
+            )
+        shown["used"] = gr.HTML(elem_id=f"{ELEMENT}_used")
+        shown["files"] = gr.File(
+            label=text.DOWNLOADS, file_count="multiple", interactive=False, elem_id=f"{ELEMENT}_files"
+        )
+    shown["report"] = gr.HTML(elem_id=f"{ELEMENT}_report")
+    for name in ("poll", "show", "whole", "cancel"):
+        shown[name] = gr.Button(name, elem_id=f"{ELEMENT}_{name}", elem_classes=hidden)
+    shown["asked"] = gr.Textbox(elem_id=f"{ELEMENT}_asked", elem_classes=hidden, label="asked", show_label=False)
+    shown["answer"] = gr.HTML(elem_id=f"{ELEMENT}_answer", elem_classes=hidden)
+    shown["tick"] = gr.HTML(elem_id=f"{ELEMENT}_tick", elem_classes=hidden)
+    transient(shown["asked"])
+    shown["state"] = gr.State(None)
+    return shown
+
+
+def _labels(desk: Desk) -> list[str]:
+    try:
+        return list(desk.loras())
+    except LoraEvalError:
+        return []
+
+
+def _names(folders: list[Path]) -> list[str]:
+    return [folder.name for folder in folders]
+
+
+def _named(folders: list[Path], name: str | None) -> Path | None:
+    return next((folder for folder in folders if folder.name == name), None)
+
+
+# -- what they do ------------------------------------------------------------------------------------
+
+
+def _order(desk: Desk, values: tuple[Any, ...]) -> ScoreOrder:
+    return make_order(dict(zip(ORDER, values, strict=True)), desk.loras())
+
+
+def _wire_choices(
+    desk: Desk, controls: dict[str, Any], buttons: dict[str, Any], said: Any, inputs: list[Any]
+) -> None:
+    def refresh(chosen: list[str] | None) -> list[Any]:
+        labels = _labels(desk)
+        kept = [label for label in chosen or [] if label in labels]
+        return [gr.update(choices=labels, value=kept), gr.update(choices=_names(desk.training_runs()))]
+
+    def estimate(*values: Any) -> str:
+        try:
+            return render.estimate(desk.estimate(_order(desk, values)))
+        except LoraEvalError as error:
+            return render.message(str(error))
+
+    def fill(run: Path | None) -> list[Any]:
+        runs = _names(desk.training_runs())
+        if run is None:
+            return [keep(), keep(), gr.update(choices=runs), ""]
+        try:
+            proposal = desk.propose(run)
+        except LoraEvalError as error:
+            return [keep(), keep(), gr.update(choices=runs), render.message(str(error))]
+        return [
+            gr.update(choices=_labels(desk), value=proposal.loras),
+            proposal.kind or text.FROM_LORA,
+            gr.update(choices=runs, value=run.name),
+            render.good(text.WORDS["filled"], run.name),
+        ]
+
+    def pick(name: str | None) -> list[Any]:
+        return fill(_named(desk.training_runs(), name))
+
+    def from_page(name: str) -> list[Any]:
+        return fill(_named(desk.training_runs(), Path(name).name if name else None))
+
+    listen(controls["refresh"].click, refresh, [controls["loras"]], [controls["loras"], controls["run"]], quiet=True)
+    outputs = [controls["loras"], controls["kind"], controls["run"], said]
+    listen(controls["run"].input, pick, [controls["run"]], outputs, quiet=True)
+    listen(buttons["fill"].click, from_page, [controls["data"]], outputs, js="() => [loraEval.run]", quiet=True)
+    for name in ("loras", "preset", "kind", "suite"):
+        listen(controls[name].change, estimate, inputs, [controls["estimate"]], quiet=True)
+    for name in ("weights", "seeds", "prompts", "steps", "width", "height"):
+        listen(controls[name].change, estimate, inputs, [controls["estimate"]], quiet=True)
+
+
+def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, shown: dict[str, Any], inputs: list[Any]) -> None:
+    def run(*values: Any) -> list[Any]:
+        try:
+            order = _order(desk, values)
+            if not order.loras:
+                return [render.message(text.NO_LORA), keep()]
+            desk.score(order)
+        except LoraEvalError as error:
+            return [render.message(str(error)), keep()]
+        # the new run is shown, not the one picked from the history
+        return [render.good(text.WORDS["submitted"]), None]
+
+    def interrupt() -> str:
+        if desk.interrupt(kind="score"):
+            return render.good(text.WORDS["stopping"])
+        return render.message(text.WORDS["nothing_runs"])
+
+    listen(buttons["run"].click, run, inputs, [said, shown["history"]])
+    listen(buttons["interrupt"].click, interrupt, [], [said], quiet=True)
+
+
+def _wire_result(desk: Desk, shown: dict[str, Any]) -> None:
+    def use(name: str | None, checkpoint: str, weight: str) -> str:
+        try:
+            view = desk.scoring(_history_path(desk, name))
+            if view.folder is None:
+                return render.message(text.SCORE_EMPTY)
+            card = desk.use_weight(view.folder, checkpoint.strip(), weight)
+        except LoraEvalError as error:
+            return render.message(str(error))
+        return render.good(text.WORDS["saved"], card.name)
+
+    listen(shown["use"].click, use, [shown["history"], shown["checkpoint"], shown["weight"]], [shown["used"]])
+
+
+def _history_path(desk: Desk, name: str | None) -> str:
+    folder = _named(desk.scored_runs(), name) if name else None
+    return "" if folder is None else str(folder)
+
+
+def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
+    def poll(state: dict[str, Any] | None, name: str | None) -> list[Any]:
+        state = dict(state or {"stamp": None, "card": None, "drawn": 0.0, "tick": 0, "runs": None})
+        view = desk.scoring(_history_path(desk, name))
+        now = time.monotonic()
+        over = view.job is None or view.job.ended is not None
+        live, result = keep(), [keep()] * 6
+        if view.stamp != state["stamp"] and (over or now - state["drawn"] >= REDRAW):
+            state["stamp"], state["drawn"] = view.stamp, now
+            live = "" if over else render.live(view.folder)
+            # a run that is gone on with keeps its earlier result until the new one is there
+            stamp = view.stamp[:2] + view.stamp[3:]
+            if stamp != state["card"]:
+                state["card"], result = stamp, _result(desk, view.folder)
+        runs = _names(desk.scored_runs())
+        history = keep()
+        if runs != state["runs"]:
+            state["runs"], history = runs, gr.update(choices=runs)
+        state["tick"] += 1
+        tick = f'<i data-le-tick="{state["tick"]}"></i>'
+        job = render.score_job(view)
+        return [state, job, render.queue(desk.waiting(), "score"), live, *result, history, tick]
+
+    names = ("state", "job", "queue", "live", "verdict", "checkpoint", "weight", "files", "report", "used", "history", "tick")
+    listen(shown["poll"].click, poll, [shown["state"], shown["history"]], [shown[name] for name in names], quiet=True)
+
+
+def _result(desk: Desk, folder: Path | None) -> list[Any]:
+    """Verdict, checkpoint, weight, files, report, and the line under "use this weight"."""
+    from lora_eval import library
+
+    if folder is None:
+        return ["", "", "", None, "", ""]
+    try:
+        card = library.read_scorecard(folder)
+    except LoraEvalError as error:
+        return [render.message(str(error)), "", "", None, "", ""]
+    if card is None:
+        return ["", "", "", None, "", ""]
+    best = card.get("recommended") or {}
+    weight = best.get("weight")
+    return [
+        render.verdict(card),
+        best.get("checkpoint") or "",
+        "" if weight is None else f"{weight:g}",
+        [str(path) for path in desk.downloads(folder)] or None,
+        render.report(folder),
+        "",
+    ]
+
+
+def _wire_page(desk: Desk, shown: dict[str, Any]) -> None:
+    """What the page's script asks for: a whole picture, a waiting job taken out."""
+
+    def whole(key: str) -> str:
+        source = pictures.whole(str(key))
+        return f'<img data-le-key="{render.escaped(key)}" src="{source}" alt="">' if source else ""
+
+    def cancel(id: str) -> str:
+        desk.interrupt(str(id))
+        return render.queue(desk.waiting(), "score")
+
+    listen(
+        shown["whole"].click, whole, [shown["asked"]], [shown["answer"]], js="() => [loraEval.picture]", quiet=True
+    )
+    listen(shown["cancel"].click, cancel, [shown["asked"]], [shown["queue"]], js="() => [loraEval.job]", quiet=True)

@@ -1,0 +1,57 @@
+"""Both tabs on a page of our own, for ``python -m lora_eval ui``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lora_eval.desk import Desk
+from lora_eval.ui import compat
+from lora_eval.ui.tabs import tabs
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DEFAULT_PORT = 7862
+
+
+def build(desk: Desk | None = None) -> tuple[gr.Blocks, dict[str, Any]]:
+    """The page and the arguments its ``launch`` needs beside address and port."""
+    script, style = _asset("javascript", "lora_eval.js"), _asset("", "style.css")
+    made = tabs(desk)
+    about, launching = compat.page_options(f"<script>{script}</script>", style)
+    with gr.Blocks(title="LoRA Eval", analytics_enabled=False, **about) as page:
+        with gr.Tabs(elem_id="tabs"):
+            for blocks, title, element in made:
+                with gr.Tab(title, elem_id=f"tab_{element}"):
+                    blocks.render()
+        if compat.MAJOR < 4:
+            # this version has no place for a script in the page's head
+            page.load(None, None, None, _js=f"() => {{ {script} }}")
+    return page, launching
+
+
+def launch(
+    host: str = "127.0.0.1", port: int | None = None, desk: Desk | None = None, block: bool = True
+) -> gr.Blocks:
+    """Serve the page. ``block``: until the process is ended."""
+    page, options = build(desk)
+    page.launch(
+        server_name=host,
+        server_port=port or DEFAULT_PORT,
+        prevent_thread_lock=not block,
+        show_api=False,
+        quiet=not block,
+        **options,
+    ) if compat.MAJOR < 6 else page.launch(
+        server_name=host, server_port=port or DEFAULT_PORT, prevent_thread_lock=not block, quiet=not block, **options
+    )
+    return page
+
+
+def _asset(folder: str, name: str) -> str:
+    """A file that the WebUI loads by itself from the extension's folder; beside the package here."""
+    for place in (ROOT / folder / name, Path(__file__).resolve().parent / "assets" / name):
+        if place.is_file():
+            return place.read_text(encoding="utf-8")
+    return ""

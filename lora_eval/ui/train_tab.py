@@ -1,0 +1,208 @@
+"""The tab LoRA Train: three choices to a first training, everything else folded away."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gradio as gr
+
+from lora_eval.desk import Desk
+from lora_eval.errors import LoraEvalError
+from lora_eval.ui import form, render, text
+from lora_eval.ui.compat import keep, listen, transient
+
+REDRAW = 2.0
+"""Seconds between two drawings of the loss chart while a run goes on."""
+ELEMENT = "lora_eval_train"
+
+
+def make(desk: Desk) -> gr.Blocks:
+    """The tab as Blocks of its own, as the WebUI takes them."""
+    everything = [*form.ON_TOP, *form.NAMES]
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        with gr.Row(elem_id=f"{ELEMENT}_tab", elem_classes=["lora-eval"]):
+            with gr.Column(scale=5, min_width=340, elem_id=f"{ELEMENT}_settings"):
+                top = _choices()
+                buttons, said = _buttons()
+                controls = _settings(desk)
+                yaml_show, yaml_use, yaml_box = _yaml()
+            with gr.Column(scale=6, min_width=340, elem_id=f"{ELEMENT}_progress"):
+                shown = _results()
+        inputs = [*(top[name] for name in form.ON_TOP), *(controls[name] for name in form.NAMES)]
+        _wire_template(desk, top, controls)
+        _wire_jobs(desk, buttons, said, everything, inputs)
+        _wire_check(desk, top, controls, shown)
+        _wire_yaml(desk, yaml_show, yaml_use, yaml_box, said, everything, inputs)
+        _wire_poll(desk, shown)
+    return blocks
+
+
+# -- parts -------------------------------------------------------------------------------------------
+
+
+def _heading(words: str) -> None:
+    gr.HTML(f'<h3 class="lora-eval-heading">{words}</h3>')
+
+
+def _choices() -> dict[str, Any]:
+    top: dict[str, Any] = {}
+    _heading(text.STEP_FOLDER)
+    label, info = text.FOLDER
+    top["train_data_dir"] = transient(
+        gr.Textbox(label=label, info=info, placeholder=text.FOLDER_HINT, max_lines=1, elem_id=f"{ELEMENT}_folder")
+    )
+    top["check"] = gr.Button(text.CHECK, size="sm", elem_id=f"{ELEMENT}_check")
+    _heading(text.STEP_NAME)
+    with gr.Row():
+        for key, (label, info) in (("name", text.NAME), ("trigger", text.TRIGGER)):
+            top[key] = transient(
+                gr.Textbox(label=label, info=info, max_lines=1, min_width=150, elem_id=f"{ELEMENT}_{key}")
+            )
+    _heading(text.STEP_TEMPLATE)
+    with gr.Row():
+        label, info = text.KIND
+        top["kind"] = gr.Radio(
+            list(text.KINDS), value="style", label=label, info=info, min_width=220, elem_id=f"{ELEMENT}_kind"
+        )
+        label, info = text.LOW_VRAM
+        top["low_vram"] = gr.Checkbox(False, label=label, info=info, min_width=150, elem_id=f"{ELEMENT}_low_vram")
+    return top
+
+
+def _buttons() -> tuple[dict[str, Any], Any]:
+    with gr.Row(elem_classes=["lora-eval-buttons"]):
+        buttons = {
+            "train": gr.Button(text.TRAIN, variant="primary", scale=3, min_width=120, elem_id=f"{ELEMENT}_start"),
+            "interrupt": gr.Button(text.INTERRUPT, variant="stop", scale=1, min_width=90, elem_id=f"{ELEMENT}_interrupt"),
+            "resume": gr.Button(text.RESUME, scale=1, min_width=90, elem_id=f"{ELEMENT}_resume"),
+        }
+    return buttons, gr.HTML(elem_id=f"{ELEMENT}_message")
+
+
+def _settings(desk: Desk) -> dict[str, Any]:
+    start = desk.template("style", False)
+    controls = {}
+    for number, (title, names) in enumerate(text.GROUPS.items()):
+        with gr.Accordion(title, open=False, elem_id=f"{ELEMENT}_group_{number}"):
+            ordered = list(names)
+            for at in range(0, len(ordered), 2):
+                with gr.Row():
+                    for name in ordered[at : at + 2]:
+                        controls[name] = form.make_control(name, start[name])
+    return controls
+
+
+def _yaml() -> tuple[Any, Any, Any]:
+    label, info = text.CONFIG_BOX
+    with gr.Accordion(text.CONFIG, open=False, elem_id=f"{ELEMENT}_yaml_group"):
+        with gr.Row():
+            show = gr.Button(text.CONFIG_SHOW, size="sm", elem_id=f"{ELEMENT}_yaml_show")
+            use = gr.Button(text.CONFIG_USE, size="sm", elem_id=f"{ELEMENT}_yaml_use")
+        box = transient(gr.Textbox(label=label, info=info, lines=8, max_lines=30, elem_id=f"{ELEMENT}_yaml"))
+    return show, use, box
+
+
+def _results() -> dict[str, Any]:
+    hidden = ["lora-eval-hidden"]
+    shown: dict[str, Any] = {
+        "job": gr.HTML(render.empty(text.TRAIN_EMPTY), elem_id=f"{ELEMENT}_job"),
+        "queue": gr.HTML(elem_id=f"{ELEMENT}_queue"),
+        "loss": gr.HTML(elem_id=f"{ELEMENT}_loss"),
+        "film": gr.HTML(elem_id=f"{ELEMENT}_film"),
+    }
+    shown["score"] = gr.Button(text.SCORE_RUN, elem_id=f"{ELEMENT}_score")
+    shown["check"] = gr.HTML(elem_id=f"{ELEMENT}_checked")
+    shown["poll"] = gr.Button("poll", elem_id=f"{ELEMENT}_poll", elem_classes=hidden)
+    shown["tick"] = gr.HTML(elem_id=f"{ELEMENT}_tick", elem_classes=hidden)
+    shown["state"] = gr.State(None)
+    return shown
+
+
+# -- what they do ------------------------------------------------------------------------------------
+
+
+def _wire_template(desk: Desk, top: dict[str, Any], controls: dict[str, Any]) -> None:
+    def fill(kind: str, low_vram: bool) -> list[Any]:
+        return form.show_values(form.NAMES, desk.template(kind, low_vram))
+
+    outputs = [controls[name] for name in form.NAMES]
+    for control in (top["kind"], top["low_vram"]):
+        # by the user alone: a config taken over sets the kind too and must not be overwritten
+        listen(control.input, fill, [top["kind"], top["low_vram"]], outputs, quiet=True)
+
+
+def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, names: list[str], inputs: list[Any]) -> None:
+    def start(resume: bool, values: tuple[Any, ...]) -> str:
+        try:
+            desk.train(form.read_values(names, values), resume)
+        except LoraEvalError as error:
+            return render.message(str(error))
+        return render.good(text.WORDS["submitted"])
+
+    def train(*values: Any) -> str:
+        return start(False, values)
+
+    def resume(*values: Any) -> str:
+        return start(True, values)
+
+    def interrupt() -> str:
+        if desk.interrupt(kind="train"):
+            return render.good(text.WORDS["stopping"])
+        return render.message(text.WORDS["nothing_runs"])
+
+    listen(buttons["train"].click, train, inputs, [said])
+    listen(buttons["resume"].click, resume, inputs, [said])
+    listen(buttons["interrupt"].click, interrupt, [], [said], quiet=True)
+
+
+def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown: dict[str, Any]) -> None:
+    def check(folder: str, table: str, trigger: str, resolution: str) -> str:
+        try:
+            return render.checked(desk.check(folder, table, trigger, form.from_shown("resolution", resolution)))
+        except LoraEvalError as error:
+            return render.message(str(error))
+
+    inputs = [top["train_data_dir"], controls["metadata_path"], top["trigger"], controls["resolution"]]
+    listen(top["check"].click, check, inputs, [shown["check"]])
+    listen(shown["score"].click, None, [], [], js="() => { loraEval.scoreRun(); return []; }")
+
+
+def _wire_yaml(
+    desk: Desk, show: Any, use: Any, box: Any, said: Any, names: list[str], inputs: list[Any]
+) -> None:
+    def write(*values: Any) -> list[Any]:
+        try:
+            return [desk.to_yaml(form.read_values(names, values)), ""]
+        except LoraEvalError as error:
+            return [keep(), render.message(str(error))]
+
+    def read(words: str) -> list[Any]:
+        try:
+            settings = desk.from_yaml(words)
+        except LoraEvalError as error:
+            return [*(keep() for _ in names), render.message(str(error))]
+        return [*form.show_values(names, settings), render.good(text.WORDS["settings_taken"])]
+
+    listen(show.click, write, inputs, [box, said])
+    listen(use.click, read, [box], [*inputs, said])
+
+
+def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
+    def poll(state: dict[str, Any] | None) -> list[Any]:
+        state = dict(state or {"stamp": None, "drawn": 0.0, "tick": 0})
+        view = desk.training()
+        now = time.monotonic()
+        over = view.job is None or view.job.ended is not None
+        loss = film = keep()
+        if view.stamp != state["stamp"] and (over or now - state["drawn"] >= REDRAW):
+            loss, film = render.loss(view.folder), render.film(view.folder)
+            state["stamp"], state["drawn"] = view.stamp, now
+        state["tick"] += 1
+        tick = f'<i data-le-tick="{state["tick"]}"></i>'
+        return [state, render.train_job(view), render.queue(desk.waiting(), "train"), loss, film, tick]
+
+    outputs = [shown[name] for name in ("state", "job", "queue", "loss", "film", "tick")]
+    listen(shown["poll"].click, poll, [shown["state"]], outputs, quiet=True)
+
+
