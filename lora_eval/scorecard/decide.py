@@ -26,7 +26,7 @@ import numpy as np
 
 from lora_eval.scorecard.advice import advise
 from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measurement, RunData, Scorecard
-from lora_eval.scorecard.grid import Condition, Grid, build_grid
+from lora_eval.scorecard.grid import Condition, Grid, grid_of
 from lora_eval.scorecard.measures.consistency import NO_EFFECT
 from lora_eval.scorecard.measures.context import number
 from lora_eval.scorecard.statistics import Draws, holm, resample, sign_flip_test
@@ -60,11 +60,7 @@ def decide(data: RunData, measurement: Measurement) -> Scorecard:
         Scorecard: the verdict, the six dimensions at the recommended checkpoint and weight (at the
         least bad one when none is usable), advice, and which gates shut.
     """
-    roles = {name: prompt.role for name, prompt in data.prompts.items()}
-    if "role" in data.cells.columns:
-        for name, role in zip(data.cells["prompt_id"], data.cells["role"], strict=True):
-            roles.setdefault(str(name), str(role) if isinstance(role, str) and role else "plain")
-    grid = build_grid(data.cells, roles)
+    grid = grid_of(data)
     rows = index_rows(measurement)
     objective = _objective(grid, measurement)
     shut = _gates(grid, rows, objective)
@@ -76,10 +72,11 @@ def decide(data: RunData, measurement: Measurement) -> Scorecard:
     # conditions are sorted by step, then weight: the first tied one is the earliest and lowest
     chosen = min([first, *tied], key=lambda i: _order(grid, i)) if first is not None else None
     shown = chosen if chosen is not None else _least_bad(grid, candidates, low)
-    gated = {c: found for c, found in zip(grid.conditions, shut, strict=True)}
-    free = _free(grid, shut, candidates, low, shown)
+    gated = dict(zip(grid.conditions, shut, strict=True))
+    free = _free(grid, candidates, low, shown)
     dimensions = {
-        name: describe(name, measurement, rows, grid.conditions[shown], gated, grid.conditions[free]) for name in DIMENSIONS
+        name: describe(name, measurement, rows, grid.conditions[shown], gated, grid.conditions[free])
+        for name in DIMENSIONS
     }
     gates = list(dict.fromkeys(gate for found in shut for gate in found)) if chosen is None else _gate_notes(grid, shut)
     names = {gate for i in candidates for gate in shut[i]} if chosen is None else set()
@@ -178,12 +175,9 @@ def _ties(objective: _Objective, first: int, usable: list[int]) -> list[int]:
     return tied
 
 
-def _free(grid: Grid, shut: list[list[str]], candidates: list[int], low: np.ndarray, shown: int) -> int:
-    """The weight of the shown checkpoint that its likeness alone would choose: only distortion keeps a weight out."""
-    mine = [
-        i for i in candidates
-        if grid.conditions[i].checkpoint == grid.conditions[shown].checkpoint and "distortion" not in shut[i]
-    ]  # fmt: skip
+def _free(grid: Grid, candidates: list[int], low: np.ndarray, shown: int) -> int:
+    """The weight of the shown checkpoint that its likeness alone would choose."""
+    mine = [i for i in candidates if grid.conditions[i].checkpoint == grid.conditions[shown].checkpoint]
     return _least_bad(grid, mine, low) if mine else shown
 
 
@@ -243,11 +237,13 @@ def _sentence(
     dimensions: dict[str, Dimension], objective: _Objective, rows: Rows,
 ) -> str:  # fmt: skip
     if chosen is None:
-        reasons = list(dict.fromkeys(gate for i, c in enumerate(grid.conditions) if c.weight > 0 for gate in shut[i]))
-        if "no effect" in reasons and all(
-            "no effect" in shut[i] for i, c in enumerate(grid.conditions) if c.weight > 0
-        ):
-            return "The LoRA has no effect: at its largest weight the pictures differ from weight 0 by less than two seeds do."
+        found = [gates for gates, c in zip(shut, grid.conditions, strict=True) if c.weight > 0]
+        reasons = list(dict.fromkeys(gate for gates in found for gate in gates))
+        if reasons and all("no effect" in gates for gates in found):
+            return (
+                "The LoRA has no effect: at its largest weight the pictures differ from weight 0 by less than two "
+                "seeds do."
+            )
         if not reasons:
             return "Nothing can be recommended: no picture with the LoRA could be compared with weight 0."
         return f"No checkpoint and weight is usable: {', '.join(reasons)} at every weight."

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lora_eval.errors import RunError
+from lora_eval.scorecard.data import RunData
 
 TRIGGERED_ROLES = ("plain", "fidelity", "challenge", "composition", "negative")
 CORE_ROLES = ("plain", "fidelity")
@@ -91,6 +92,16 @@ def _take(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.where(rows >= 0, values[np.maximum(rows, 0)], np.nan)
 
 
+def grid_of(data: RunData) -> Grid:
+    """The grid of a run; a prompt's role is the suite's, else the table's, else ``plain``. Raises RunError."""
+    roles = {name: prompt.role for name, prompt in data.prompts.items()}
+    if {"role", "prompt_id"} <= set(data.cells.columns):
+        for name, role in zip(data.cells["prompt_id"], data.cells["role"], strict=True):
+            if isinstance(role, str) and role:
+                roles.setdefault(str(name), role)
+    return build_grid(data.cells, roles)
+
+
 def build_grid(cells: pd.DataFrame, roles: dict[str, str]) -> Grid:
     """Arrange the cells; the order of the rows does not matter.
 
@@ -144,14 +155,13 @@ def build_grid(cells: pd.DataFrame, roles: dict[str, str]) -> Grid:
     rows = np.full((len(conditions), len(prompts), width), -1, dtype=np.intp)
     base_rows = np.full((len(prompts), width), -1, dtype=np.intp)
     # weight 0 may be listed once for each checkpoint; the first by name is kept so that row order is nothing
-    for row in sorted(
-        np.flatnonzero(is_base), key=lambda i: (labels[i], str(cells["image"].iloc[i]) if "image" in cells else "")
-    ):
+    images = _text(cells, "image")
+    for row in sorted((int(i) for i in np.flatnonzero(is_base)), key=lambda i: (labels[i], images[i])):
         p = prompt_at[prompt[row]]
         m = seed_at[p][seed[row]]
         if base_rows[p, m] < 0:
             base_rows[p, m] = row
-    for row in np.flatnonzero(~is_base):
+    for row in (int(i) for i in np.flatnonzero(~is_base)):
         c, p = condition_at[(labels[row], float(weight[row]))], prompt_at[prompt[row]]
         m = seed_at[p][seed[row]]
         if rows[c, p, m] >= 0:

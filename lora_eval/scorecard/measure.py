@@ -14,13 +14,13 @@ Columns of ``cell_metrics`` (one row per picture, in the order of the cells; emp
 | ``clip_t_delta`` | ``clip_t`` less that of weight 0 | weight 0, same prompt and seed |
 | ``clip_t_margin`` | ``clip_t`` less the mean cosine to the other prompts | 0 is chance |
 | ``retrieval_rank`` | rank of the own prompt, 1 is best | the suite's prompts |
-| ``elements_won`` | share of the prompt's elements that beat all their foils | chance 1 / (1 + foils) |
-| ``nn_train``, ``nn_name`` | cosine to and name of the nearest training picture | the training pictures among themselves |
+| ``elements_won`` | share of the prompt's elements that beat all their foils | 1 / (1 + foils) is chance |
+| ``nn_train``, ``nn_name`` | cosine to and name of the nearest training picture | training pictures among themselves |
 | ``nn_ssim`` | SSIM with it, where the cosine is suspicious | the same |
 | ``copy`` | both witnesses say copy and weight 0 does not | |
 | ``leak`` | ``clip_i_gain`` of pictures without trigger | 0 |
 | ``held_out_gap`` | likeness to training pictures less that to held-out ones | weight 0 |
-| ``distortion_z`` | second largest departure of the pixel statistics | spread of weight 0, same prompt; above 3 it left |
+| ``distortion_z`` | second largest departure of pixel statistics | spread of weight 0, same prompt; above 3 it left |
 
 Rows of ``summary`` named ``score`` hold each dimension's score at a checkpoint and weight (strength:
 at a checkpoint; curve: the row ``state``).
@@ -33,7 +33,7 @@ import pandas as pd
 
 from lora_eval.errors import RunError
 from lora_eval.scorecard.data import Measurement, RunData
-from lora_eval.scorecard.grid import build_grid
+from lora_eval.scorecard.grid import grid_of
 from lora_eval.scorecard.measures import alignment, consistency, curve, fidelity, generalisation, strength
 from lora_eval.scorecard.measures.context import DIGITS, Context
 
@@ -56,12 +56,7 @@ def measure(data: RunData, resamples: int = 1000, seed: int = 0) -> Measurement:
     _check(data)
     if resamples < 1:
         raise ValueError("resamples must be at least 1")
-    roles = {name: prompt.role for name, prompt in data.prompts.items()}
-    if "role" in data.cells.columns:
-        for name, role in zip(data.cells["prompt_id"], data.cells["role"], strict=True):
-            if not pd.isna(role) and str(role):
-                roles.setdefault(str(name), str(role))
-    context = Context(data, build_grid(data.cells, roles), resamples, seed, notes=dict(data.notes))
+    context = Context(data, grid_of(data), resamples, seed, notes=dict(data.notes))
     # the order matters: fidelity leaves its draws to generalisation and strength, alignment to both
     generalisation.find_copies(context)
     for dimension in (fidelity, alignment, consistency, generalisation, strength, curve):

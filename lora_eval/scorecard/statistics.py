@@ -21,7 +21,7 @@ between two conditions are paired draw by draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -60,7 +60,7 @@ class Draws:
         edges = np.percentile(ordered, [tail, 100.0 - tail], axis=0)
         return np.clip(edges[0], low, high), np.clip(edges[1], low, high)
 
-    def map(self, function, *others: Draws) -> Draws:
+    def map(self, function: Callable[..., np.ndarray], *others: Draws) -> Draws:
         """Apply ``function`` to estimate and draws alike; pairs draws made with the same seed."""
         with np.errstate(divide="ignore", invalid="ignore"):
             estimate = np.asarray(function(self.estimate, *(o.estimate for o in others)), dtype=float)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lora_eval.scorecard.advice import SPLIT_RATIO, SPLIT_SHARE
+from lora_eval.scorecard.advice import SPLIT_RATIO, SPLIT_SHARE, SPREAD_RATIO
 from lora_eval.scorecard.data import Dimension, Measure, Measurement
 from lora_eval.scorecard.grid import Condition
 
@@ -133,31 +133,32 @@ def interval_text(row: Measure, digits: int = 2) -> str:
 
 def _consistency(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:
     worse = False
-    text = f"the change that the LoRA makes agrees between seeds at {interval_text(row)}; 0 is noise, 1 what the references would give"
     carlos = find(rows, where, "consistency", "carlos_consistency")
-    if carlos is not None and carlos.ceiling is None:
-        text = f"the change that the LoRA makes agrees between seeds at {interval_text(row)}; 0 is noise, 1 the same change each time"
+    known = carlos is not None and carlos.ceiling is not None
+    one = "what the references would give" if known else "the same change each time"
+    text = f"the change that the LoRA makes agrees between seeds at {interval_text(row)}; 0 is noise, 1 {one}"
     drift = find(rows, where, "consistency", "drift_share")
     if drift is not None and drift.value:
         count = round((drift.value or 0) * drift.n)
         text += f"; {count} of {drift.n} pictures drift from the other seeds of their prompt"
         worse |= (drift.ci_low or 0.0) > max(0.05, drift.baseline or 0.0)
     ratio, share = (find(rows, where, "consistency", name) for name in ("split_ratio", "split_share"))
-    if ratio is not None and share is not None and (ratio.value or 0) > SPLIT_RATIO and (share.value or 0) > SPLIT_SHARE:
+    split = ratio is not None and (ratio.value or 0.0) > SPLIT_RATIO
+    if split and share is not None and (share.value or 0.0) > SPLIT_SHARE:
         text += f"; draws fall into two kinds: {share.value:.0%} of what seeds change lies on one line"
         worse = True
     spread = find(rows, where, "consistency", "style_spread_ratio")
-    if spread is not None and spread.ci_low is not None and spread.ci_low > 1.25:
+    if spread is not None and spread.ci_low is not None and spread.ci_low > SPREAD_RATIO:
         text += f"; the style varies {spread.value:.1f} times as much between seeds as the base model's"
         worse = True
     return text, worse
 
 
 def _fidelity(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:
-    text = f"likeness to the references {interval_text(row)} on the way from the base model (0) to the references themselves (1)"
+    text = f"likeness {interval_text(row)} on the way from the base model (0) to the references themselves (1)"
     clip = find(rows, where, "fidelity", "clip_i")
     if clip is not None and clip.baseline is not None and clip.ceiling is not None:
-        text += f"; CLIP-I {clip.value:.3f} against {clip.baseline:.3f} without LoRA and {clip.ceiling:.3f} among the references"
+        text += f"; CLIP-I {clip.value:.3f}, {clip.baseline:.3f} without LoRA, {clip.ceiling:.3f} among the references"
     if not measurement.evidence.get("fidelity", {}).get("held_out", False):
         text += "; the references are training pictures, so copying would count as likeness"
     return text, False
@@ -194,23 +195,22 @@ def _curve(rows: Rows, where: Condition, row: Measure, measurement: Measurement)
     return f"{row.verdict}: {found.get('reason', '')}", False
 
 
+_STRENGTH_PARTS = {
+    "monotony": "it does not rise with every step of weight",
+    "smoothness": "it rises in a jump",
+    "unbroken": "pictures break early",
+}
+
+
 def _strength(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:
     curve = measurement.evidence.get("strength", {}).get("curves", {}).get(where.checkpoint, {})
-    words = {
-        "monotony": "it does not rise with every step of weight",
-        "smoothness": "it rises in a jump",
-        "unbroken": "pictures break early",
-    }
     usable, onset = curve.get("usable") or [], curve.get("onset")
     text = f"usable from {usable[0]:g} to {usable[-1]:g}" if usable else "no usable weight"
     text += f", distorted from {onset:g} on" if onset is not None else ", no distortion seen"
     part = curve.get("weakest")
-    if part and (row.value or 0.0) < 1.0 - 1e-9:
-        text += (
-            f"; weakest part {interval_text(row)}: {words[part]}"
-            if (row.value or 0) < LIMITS["strength"][0]
-            else f"; {part} {interval_text(row)}"
-        )
+    if part:
+        weak = (row.value or 0.0) < LIMITS["strength"][0]
+        text += f"; weakest part {part} {interval_text(row)}" + (f": {_STRENGTH_PARTS[part]}" if weak else "")
     return text, False
 
 

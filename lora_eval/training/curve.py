@@ -50,6 +50,18 @@ class Samples:
     alignment: Sequence[float] | None = None
     tolerance: float = 0.1
 
+    def until(self, step: float) -> Samples | None:
+        """The checkpoints up to ``step``; None below two."""
+        keep = [i for i, s in enumerate(self.step) if s <= step]
+        if len(keep) < 2:
+            return None
+
+        def pick(values: Sequence[float] | None) -> list[float] | None:
+            return None if values is None else [float(values[i]) for i in keep]
+
+        steps = [self.step[i] for i in keep]
+        return Samples(steps, pick(self.fidelity), pick(self.diversity), pick(self.alignment), self.tolerance)
+
     def fell_after(self, step: float) -> list[str] | None:
         """Names of the scores that are lower at the end than at their best since ``step``; None: cannot say."""
         steps = np.asarray(self.step, dtype=float)
@@ -57,12 +69,12 @@ class Samples:
             return None
         fell, known = [], False
         # the checkpoint nearest the minimum is what the later ones are compared with
-        start = int(np.argmin(np.abs(steps - step)))
+        start = int(np.abs(steps - step).argmin())
         for name in ("fidelity", "diversity", "alignment"):
             values = getattr(self, name)
             if values is None:
                 continue
-            later = np.asarray([math.nan if v is None else v for v in values], dtype=float)[start:]
+            later = np.array([math.nan if v is None else float(v) for v in values])[start:]
             later = later[np.isfinite(later)]
             if later.size < 2:
                 continue
@@ -142,11 +154,12 @@ def diagnose(
     step, loss = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     if step.shape != loss.shape or step.ndim != 1:
         raise ValueError(f"step and loss must have the same length, got {step.shape} and {loss.shape}")
-    v_step, v_loss = np.zeros(0), np.zeros(0)
-    v_error = np.zeros(0)
+    v_step: np.ndarray = np.zeros(0)
+    v_loss: np.ndarray = np.zeros(0)
+    v_error: np.ndarray = np.zeros(0)
     if val_loss is not None:
         v_loss = np.asarray(val_loss, dtype=float)
-        v_step = step if val_step is None else np.asarray(val_step, dtype=float)
+        v_step = np.asarray(step if val_step is None else val_step, dtype=float)
         if v_step.shape != v_loss.shape:
             raise ValueError(f"val_step and val_loss must have the same length, got {v_step.shape} and {v_loss.shape}")
         v_error = np.full(v_loss.shape, np.nan) if val_error is None else np.asarray(val_error, dtype=float)
@@ -157,8 +170,9 @@ def diagnose(
         kept = ~np.isnan(v_loss)
         order = np.argsort(v_step[kept], kind="stable")
         v_step, v_loss, v_error = v_step[kept][order], v_loss[kept][order], v_error[kept][order]
-    order = np.argsort(step, kind="stable")
-    return _diagnose(step[order], loss[order], v_step, v_loss, v_error, samples, averaged)
+    steps, losses = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
+    order = np.argsort(steps, kind="stable")
+    return _diagnose(steps[order], losses[order], v_step, v_loss, v_error, samples, averaged)
 
 
 def _diagnose(
@@ -177,11 +191,8 @@ def _diagnose(
         return Diagnosis("diverged", int(first), f"the loss is not a number from step {int(first)} on", n=n)
     by_validation = m >= EVALUATIONS_NEEDED
     if n < STEPS_NEEDED and not by_validation:
-        return Diagnosis(
-            "too short", None,
-            f"{n} steps and {m} validations; at least {STEPS_NEEDED} steps or {EVALUATIONS_NEEDED} validations are needed",
-            n=n,
-        )  # fmt: skip
+        needed = f"at least {STEPS_NEEDED} steps or {EVALUATIONS_NEEDED} validations are needed"
+        return Diagnosis("too short", None, f"{n} steps and {m} validations; {needed}", n=n)
     train = _blocks(step, np.log(np.maximum(loss, 1e-12))) if n >= STEPS_NEEDED else None
     if train is not None and not by_validation:
         return _read(train, "training", n, None, averaged, step, loss)
@@ -285,8 +296,15 @@ def _read(
     # on the log scale a change d is a share of exp(d) - 1; relative to the start: times level now over level then
     now = math.exp(last - start)
     shares = [None if not math.isfinite(v) else math.expm1(v) * now for v in (slope, low, high)]
-    common: dict[str, Any] = dict(slope=shares[0], slope_low=shares[1], slope_high=shares[2], fall=-math.expm1(-fall), series=name, n=n,
-                  best_step=best_step)  # fmt: skip
+    common: dict[str, Any] = {
+        "slope": shares[0],
+        "slope_low": shares[1],
+        "slope_high": shares[2],
+        "fall": -math.expm1(-fall),
+        "series": name,
+        "n": n,
+        "best_step": best_step,
+    }
     first_error = float(series.error[0])
     end = float(np.median(series.level[-3:]))
     lowest = int(np.argmin(_running(series.level)))
@@ -311,7 +329,8 @@ def _read(
         return Diagnosis("flat", int(series.step[0]), text, **common)
     drop = middle - last
     if drop > max(2.0 * error, STILL_SHARE * fall, 0.004):
-        text = f"the {words} still falls: {-math.expm1(-drop):.1%} from the middle to the last third of {-math.expm1(-fall):.1%} in all"
+        part, whole = -math.expm1(-drop), -math.expm1(-fall)
+        text = f"the {words} still falls: {part:.1%} from the middle to the last third, of {whole:.1%} in all"
         return Diagnosis("still falling", int(series.step[0]), text, **common)
     since = _settled(series, start, last, fall)
     text = f"the {words} fell by {-math.expm1(-fall):.1%} and is level from step {since} on"
@@ -358,10 +377,8 @@ def _swings(step: np.ndarray, level: np.ndarray) -> tuple[int, str] | None:
         if ratio > 2.1 + 4.0 / math.sqrt(blocks) and swing > 0.1 and turns >= TURNS_NEEDED:
             far = np.flatnonzero(np.abs(means - np.median(means)) > 2.0 * scale / math.sqrt(size))
             since = int(step[n // 5 + (int(far[0]) if far.size else 0) * size])
-            return (
-                since,
-                f"the training loss swings by {math.expm1(swing):.0%} about its trend, {ratio:.1f} times its step noise",
-            )
+            size_text = f"{math.expm1(swing):.0%} about its trend, {ratio:.1f} times its step noise"
+            return since, f"the training loss swings by {size_text}"
     return None
 
 
@@ -388,7 +405,7 @@ def _trimmed(values: np.ndarray) -> float:
 
 
 def _smooth_fit(step: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Best of ``a + b exp(-t / tau) + c t + d max(0, t - k)`` over tau and k: falls, plateaus and one turn, no swings."""
+    """Best of ``a + b exp(-t / tau) + c t + d max(0, t - k)`` over tau and k: falls, plateaus, one turn, no swings."""
     t = (step - step[0]) / max(1e-12, step[-1] - step[0])
     best, result = math.inf, np.full(level.shape, level.mean())
     for tau in (0.01, 0.03, 0.08, 0.2, 0.6):

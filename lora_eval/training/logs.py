@@ -22,6 +22,7 @@ from lora_eval.errors import RunError
 EVENT_MARK = "tfevents"
 # most telling first: kohya's own running average hides the steps that the diagnosis wants to see
 TRAIN_TAGS = (
+    "loss/debiased",
     "loss/current",
     "loss/step",
     "loss/train",
@@ -34,7 +35,8 @@ TRAIN_TAGS = (
 )
 VALIDATION_TAGS = (
     "loss/validation/epoch_average", "loss/validation/step_average", "loss/validation/epoch_current",
-    "loss/validation/step_current", "loss/validation", "loss/val", "val/loss", "val_loss", "validation_loss", "validation/loss",
+    "loss/validation/step_current", "loss/validation", "loss/val", "val/loss", "val_loss", "validation_loss",
+    "validation/loss",
 )  # fmt: skip
 RATE_TAGS = ("lr/unet", "lr/group0", "lr/textencoder", "lr", "learning_rate")
 

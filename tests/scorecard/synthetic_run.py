@@ -141,7 +141,8 @@ def make_run(
                         feature = unit(training_at[i] + random_part(0.03))
                         thumb = np.clip(thumbs_of_training[i] + 0.02 * rng.normal(size=(16, 16)), 0, 1)
                     rows.append({
-                        "run": "r", "lora": checkpoint, "checkpoint": checkpoint, "step": step if checkpoint else np.nan,
+                        "run": "r", "lora": checkpoint, "checkpoint": checkpoint,
+                        "step": step if checkpoint else np.nan,
                         "weight": weight, "prompt_id": names[p], "role": role, "seed": s + 1,
                         "image": f"{checkpoint or 'base'}-{weight:g}-{names[p]}-{s + 1}.png",
                     })  # fmt: skip
@@ -150,13 +151,15 @@ def make_run(
                     styles.append(style)
                     pixels.append(pixel)
 
+    learnt_pixels = (3.0 if fault == "saturated style" else 0.0) * np.array([0, 1, 1, 1, 0, 0])
+
     def pictures(at: list[np.ndarray], prefix: str, held_out: bool, small: np.ndarray | None = None) -> Pictures:
         n = len(at)
         return Pictures(
             [f"{prefix}{i}.png" for i in range(n)], np.array(at, dtype=np.float32).reshape(n, D),
             (rng.random((n, 16, 16)) if small is None else small).astype(np.float32),
             (np.linspace(-1, 1, len(STYLES)) + 0.8 * rng.normal(size=(n, len(STYLES)))).astype(np.float32), held_out,
-            ((3.0 if fault == "saturated style" else 0.0) * np.array([0, 1, 1, 1, 0, 0]) + 0.5 * rng.normal(size=(n, len(PIXELS)))).astype(np.float32) if reference_pixels else None,
+            (learnt_pixels + 0.5 * rng.normal(size=(n, len(PIXELS)))).astype(np.float32) if reference_pixels else None,
         )  # fmt: skip
 
     return RunData(

@@ -20,13 +20,17 @@ from tests.scorecard.synthetic_run import PIXELS, STYLES, make_run
 
 
 @lru_cache(maxsize=64)
-def scored(fault: str, seed: int = 0, kind: str = "object", pixels: bool = False) -> tuple[RunData, Measurement, Scorecard]:
+def scored(
+    fault: str, seed: int = 0, kind: str = "object", pixels: bool = False
+) -> tuple[RunData, Measurement, Scorecard]:
     run = make_run(fault, rng_seed=seed, kind=kind, reference_pixels=pixels)
     found = measure(run, resamples=200)
     return run, found, decide(run, found)
 
 
-def row(measurement: Measurement, dimension: str, name: str, weight: float | None, checkpoint: str = "zorp-300") -> Measure:
+def row(
+    measurement: Measurement, dimension: str, name: str, weight: float | None, checkpoint: str = "zorp-300"
+) -> Measure:
     (only,) = [
         m
         for m in measurement.summary
@@ -80,7 +84,7 @@ def test_noise_in_place_of_an_edit_is_inconsistent_and_unlike() -> None:
 
 
 def test_the_drifting_picture_is_named() -> None:
-    _, found, card = scored("drift")
+    _, _, card = scored("drift")
     names = [d["image"] for d in card.dimensions["consistency"].evidence["drifting"]]
     assert names[0] == f"zorp-300-{card.weight:g}-fidelity-2-2.png"
     good = scored("good")[1].evidence["consistency"]["drifting"]
@@ -336,7 +340,9 @@ def test_a_broken_table_is_refused_in_one_line(change, words: str) -> None:
     run = make_run("good", weights=(0.0, 1.0), seeds=2)
     cells = change(run)
     n = len(cells)
-    broken = replace(run, cells=cells, features=run.features[:n], thumbs=run.thumbs[:n], styles=run.styles[:n], pixels=run.pixels[:n])
+    broken = replace(
+        run, cells=cells, features=run.features[:n], thumbs=run.thumbs[:n], styles=run.styles[:n], pixels=run.pixels[:n]
+    )
     with pytest.raises(RunError, match=words) as caught:
         measure(broken)
     assert "\n" not in str(caught.value)
@@ -355,7 +361,9 @@ def test_features_of_another_number_or_not_finite_are_refused() -> None:
 def test_style_and_pixel_statistics_may_be_missing() -> None:
     run = make_run("good", weights=(0.0, 0.5, 1.0))
     n = len(run.cells)
-    run = replace(run, styles=np.zeros((n, 0), np.float32), style_names=[], pixels=np.zeros((n, 0), np.float32), pixel_names=[])
+    run = replace(
+        run, styles=np.zeros((n, 0), np.float32), style_names=[], pixels=np.zeros((n, 0), np.float32), pixel_names=[]
+    )
     card = decide(run, measure(run, 50))
     assert card.dimensions["consistency"].score is not None
     assert "not measured" in card.dimensions["strength"].evidence["measures"]["onset"]["verdict"]

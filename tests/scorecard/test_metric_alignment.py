@@ -40,7 +40,9 @@ def test_rank_agrees_with_sorting(seed: int) -> None:
 
 def test_rank_of_pictures_that_know_nothing_is_chance() -> None:
     rng = np.random.default_rng(0)
-    ranks = metric.retrieval_rank(unit(rng.normal(size=(4000, 32))), unit(rng.normal(size=(9, 32))), rng.integers(0, 9, 4000))
+    ranks = metric.retrieval_rank(
+        unit(rng.normal(size=(4000, 32))), unit(rng.normal(size=(9, 32))), rng.integers(0, 9, 4000)
+    )
     assert ranks.mean() == pytest.approx(5.0, abs=0.15)
 
 

@@ -42,9 +42,7 @@ def test_unrelated_edits_have_consistency_about_zero() -> None:
 def test_carlos_agrees_with_a_loop_over_pairs() -> None:
     a, b = some_features(6, seed=1), some_features(6, seed=2)
     d = a - b
-    pairs = [
-        d[i] @ d[j] / np.linalg.norm(d[i]) / np.linalg.norm(d[j]) for i, j in itertools.combinations(range(6), 2)
-    ]
+    pairs = [d[i] @ d[j] / np.linalg.norm(d[i]) / np.linalg.norm(d[j]) for i, j in itertools.combinations(range(6), 2)]
     assert metric.carlos(a, b).consistency == pytest.approx(np.mean(pairs))
 
 

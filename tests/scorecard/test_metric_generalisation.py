@@ -79,7 +79,7 @@ def test_new_pictures_of_the_concept_are_seldom_called_copies() -> None:
 
 
 def test_doubles_in_the_training_set_do_not_excuse_copies() -> None:
-    features, thumbs, rng = world()
+    features, thumbs, _ = world()
     doubled = np.concatenate([features, features[:5]]), np.concatenate([thumbs, thumbs[:5]])
     limits, plain = metric.copy_limits(*doubled), metric.copy_limits(features, thumbs)
     assert limits.feature == pytest.approx(plain.feature, abs=0.03)

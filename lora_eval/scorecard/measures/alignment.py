@@ -17,6 +17,10 @@ MARGIN_NEEDED = 0.005
 BASE_WINS = 0.75
 NO_BASE = "no picture at weight 0; draw the same prompts and seeds without the LoRA"
 NO_TEXTS = "the prompts' texts were not encoded; embed the run again"
+BASE_DEAF = (
+    "by this encoder the base model's pictures do not fit their own prompts either; use prompts the base model can "
+    "draw, or another encoder"
+)
 ONE_PROMPT = "one prompt; add prompts that ask for something else, so that chance is known"
 
 
@@ -80,8 +84,7 @@ def measure(context: Context) -> None:
         elif not np.isfinite(own_margin[c][prompts]).any():
             verdicts.append("not measured: every picture is a copy of a training picture, see generalisation")
         elif not np.isfinite(kept.estimate[c]):
-            verdicts.append("not measured: by this encoder the base model's pictures do not fit their own prompts either; use "
-                            "prompts the base model can draw, or another encoder")  # fmt: skip
+            verdicts.append(f"not measured: {BASE_DEAF}")
         else:
             verdicts.append("")
     context.add_draws(NAME, "score", kept, 1.0, score=kept.estimate, verdicts=verdicts)
@@ -170,7 +173,7 @@ def _elements(context: Context, own: np.ndarray) -> dict[str, list[dict[str, Any
     context.add_draws(NAME, "foils_beaten", here, base.estimate, bounds=(0.0, 1.0))
     context.add_draws(NAME, "foils_beaten_delta", change, 0.0, bounds=(-1.0, 1.0))
     context.shared["elements_delta"] = change
-    for c, condition in enumerate(context.grid.conditions):
+    for condition in context.grid.conditions:
         found = per_condition[condition.key]
         hits, total = sum(e["won"] for e in found), sum(e["of"] for e in found)
         if total:

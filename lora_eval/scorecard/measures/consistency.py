@@ -162,7 +162,9 @@ def _score(
         elif seeds < 2:
             verdicts.append("not measured: one seed; draw at least 4 seeds of every prompt")
         elif not np.isfinite(score.estimate[c]):
-            verdicts.append("not measured: the pictures hardly differ from weight 0, so there is no change to be consistent")
+            verdicts.append(
+                "not measured: the pictures hardly differ from weight 0, so there is no change to be consistent"
+            )
         else:
             verdicts.append("")
     context.shared["style_spread_low"] = low
@@ -203,7 +205,7 @@ def _across_prompts(difference: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _means_apart(styles: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Half the squared distance between the prompts' mean styles, as pseudo-values (T, 1)."""
-    present = mask.any(axis=1)
+    present: np.ndarray = np.asarray(mask.any(axis=1))
     means = np.where(mask[..., None], styles, 0.0).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)[:, None]
     return metric.pseudo_values(_square_distance(means)[None], present[None])[0][:, None] / 2
 

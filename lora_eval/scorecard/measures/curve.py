@@ -44,7 +44,10 @@ def measure(context: Context) -> None:
             context.notes["history"] = failed
             context.add(where, NAME, "state", None, verdict=f"not measured: {failed}", whole_checkpoint=True)
             continue
-        found = _until(history, where.step, _samples(context, checkpoint))
+        samples = _samples(context, checkpoint)
+        found, whole = _until(history, where.step, samples), _until(history, None, samples)
+        if found.state == "too short":
+            found = whole
         grade = GRADES.get(found.state)
         verdict = found.state if grade is not None else f"not measured: {found.reason}"
         context.add(where, NAME, "state", grade, n=found.n, score=grade, verdict=verdict, whole_checkpoint=True)
@@ -53,6 +56,7 @@ def measure(context: Context) -> None:
                         whole_checkpoint=True)  # fmt: skip
         context.add(where, NAME, "fall", found.fall, n=found.n, baseline=0.0, whole_checkpoint=True)
         detail = {k: number(v) if isinstance(v, float) else v for k, v in asdict(found).items()}
+        detail["whole_run"] = whole.state
         context.evidence[NAME]["histories"][checkpoint] = {**detail, "source": history.source, "file": Path(key).name}
 
 
@@ -115,13 +119,13 @@ def _until(history: LossHistory, step: int | None, samples: Samples | None) -> D
         train, val = history.step <= step, history.val_step <= step
     error = history.val_error[val] if len(history.val_error) else None
     if samples is not None and step is not None:
-        keep = [i for i, s in enumerate(samples.step) if s <= step]
-        samples = Samples(
-            [samples.step[i] for i in keep],
-            *([values[i] for i in keep] if values is not None else None
-              for values in (samples.fidelity, samples.diversity, samples.alignment)),
-        ) if len(keep) > 1 else None  # fmt: skip
+        samples = samples.until(step)
     return diagnose(
-        history.step[train], history.loss[train], history.val_loss[val] if val.any() else None, samples,
-        val_step=history.val_step[val] if val.any() else None, val_error=error if val.any() else None, averaged=history.averaged,
-    )  # fmt: skip
+        history.step[train],
+        history.loss[train],
+        history.val_loss[val] if val.any() else None,
+        samples,
+        val_step=history.val_step[val] if val.any() else None,
+        val_error=error if val.any() else None,
+        averaged=history.averaged,
+    )

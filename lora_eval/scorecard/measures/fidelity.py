@@ -64,8 +64,8 @@ def _encoder(context: Context, name: str, features: np.ndarray, references: np.n
             verdicts.append(f"not measured: {FEW_REFERENCES}")
         elif room < metric.ROOM:
             verdicts.append(
-                f"not measured: the base model's pictures are as alike to the references ({base.estimate[c]:.3f}) as the "
-                f"references are to each other ({ceiling:.3f}); use references that show the concept alone and alike"
+                f"not measured: the base model's pictures are as alike to the references ({base.estimate[c]:.3f}) "
+                f"as the references are to each other ({ceiling:.3f}); use references that show the concept alone"
             )
         else:
             verdicts.append("")

@@ -131,9 +131,7 @@ def _alignment_kept(context: Context) -> Any:
     def kept(prompts: list[int]) -> Draws:
         cube = context.paired(margin)
         base = context.draws(context.paired_base(margin, cube), prompts)
-        return context.draws(cube, prompts).map(
-            lambda w, zero: np.where(zero > 0.005, w / zero, np.nan), base
-        )
+        return context.draws(cube, prompts).map(lambda w, zero: np.where(zero > 0.005, w / zero, np.nan), base)
 
     beyond = kept(challenge).map(lambda a, b: 1.0 + a - np.minimum(b, 1.0), kept(core))
     context.add_draws(NAME, "alignment_kept", beyond, 1.0)

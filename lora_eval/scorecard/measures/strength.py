@@ -79,7 +79,7 @@ def _departures(context: Context, prompts: list[int]) -> np.ndarray:
 
 
 def _response(context: Context, chosen: list[int]) -> tuple[np.ndarray, str]:
-    """(W, P, M) gain over weight 0 for each picture: in likeness or, without references, along the LoRA's own direction."""
+    """(W, P, M) gain over weight 0 of each picture, and of what: likeness or, without references, own direction."""
     grid, core = context.grid, context.grid.core()
     clip_i = context.shared.get("clip_i")
     if clip_i is not None:
@@ -182,7 +182,13 @@ def _checkpoint(context: Context, checkpoint: str, chosen: list[int], z: np.ndar
 
 
 def _judge(
-    curve: dict[str, Any], row: Any, weights: np.ndarray, response: np.ndarray, gain: Draws, onset: float, context: Context
+    curve: dict[str, Any],
+    row: Any,
+    weights: np.ndarray,
+    response: np.ndarray,
+    gain: Draws,
+    onset: float,
+    context: Context,
 ) -> None:
     """Monotony, smoothness, knee and the score of one checkpoint with enough weights."""
     grid = np.concatenate([[0.0], weights])

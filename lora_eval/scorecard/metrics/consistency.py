@@ -162,7 +162,9 @@ def style_distance(styles: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def drift(styles: np.ndarray, features_off: np.ndarray) -> np.ndarray:
-    """How far each picture falls out of its row, as a modified z-score; above 4 is an outlier (3.5 in the source; 2 % of sound pictures pass that).
+    """How far each picture falls out of its row, as a modified z-score; above 4 is an outlier.
+
+    (The source has 3.5; with four draws a prompt 2 % of sound pictures pass that.)
 
     Args:
         styles: (n, K) style statistics of pictures of one condition, each less its prompt's median, so
@@ -192,7 +194,9 @@ def _drift(styles: np.ndarray, features_off: np.ndarray) -> np.ndarray:
         z = np.where(np.isfinite(z), z, 0.0)
         # squared distances are skewed; their cube root is nearly normal (Wilson and Hilferty, 1931)
         by_style = robust_z(np.cbrt((np.minimum(np.abs(z), 50.0) ** 2).mean(axis=1)))
-    by_feature = robust_z(np.cbrt(features_off)) if np.isfinite(features_off).sum() >= 5 else np.full(len(styles), np.nan)
+    by_feature = (
+        robust_z(np.cbrt(features_off)) if np.isfinite(features_off).sum() >= 5 else np.full(len(styles), np.nan)
+    )
     both = np.fmax(by_style, by_feature)
     return np.where(np.isnan(both), np.nan, np.clip(both, 0.0, 99.0))
 
