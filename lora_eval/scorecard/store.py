@@ -55,9 +55,11 @@ class RunFolder:
         Raises:
             RunError: the folder holds pictures of another plan.
         """
-        if not self.plan_file.exists():
-            if self.images.is_dir() and any(self.images.glob("*.png")):
-                raise RunError(f"{self.images} has pictures but {self.plan_file} is missing; choose another folder")
+        drawn = self.images.is_dir() and any(self.images.glob("*.png"))
+        if drawn and not self.plan_file.exists():
+            raise RunError(f"{self.images} has pictures but {self.plan_file} is missing; choose another folder")
+        if not drawn:
+            # also over the plan of a run that was refused before its first picture: it binds nobody
             make_folder(self.images)
             write_json(self.plan_file, asked.to_json())
             return asked

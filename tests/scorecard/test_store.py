@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import numpy as np
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -61,6 +63,7 @@ def test_a_plan_is_stored_once_and_guards_the_folder(plan, folder, tmp_path):
     assert folder.read_plan() == plan
     before = folder.plan_file.read_bytes()
     assert folder.agree(plan) == plan and folder.plan_file.read_bytes() == before
+    folder.save_image(plan.cells()[0], Drawn(picture(), ""))
     other = make_plan(
         FakeHost(tmp_path),
         [plan.loras[0].path],
@@ -73,6 +76,13 @@ def test_a_plan_is_stored_once_and_guards_the_folder(plan, folder, tmp_path):
     with pytest.raises(RunError, match="weights"):
         folder.agree(other)
     assert folder.plan_file.read_bytes() == before
+
+
+def test_a_plan_that_was_refused_before_its_first_picture_binds_nobody(plan, folder):
+    folder.agree(plan)
+    other = replace(plan, weights=(0.0, 0.5))
+    assert folder.agree(other) == other
+    assert folder.read_plan() == other
 
 
 def test_pictures_without_a_plan_are_not_taken_over(plan, folder):
