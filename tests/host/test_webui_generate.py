@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import threading
 from pathlib import Path
@@ -13,18 +12,8 @@ import pytest
 
 from lora_eval.errors import HostError, Interrupted, LoraFileError
 from lora_eval.host.protocol import ImageRequest, LoraUse, Sampling
+from tests.host import fake_webui as fakes
 
-
-def _fakes() -> Any:
-    spec = importlib.util.spec_from_file_location("fake_webui", Path(__file__).with_name("fake_webui.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fake_webui"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-fakes = _fakes()
 SAMPLING = Sampling(sampler="Euler", steps=4, cfg_scale=5.0, width=64, height=96, clip_skip=1)
 LONG = 30.0
 
@@ -145,7 +134,7 @@ def test_new_content_under_an_old_name_makes_the_host_forget_the_old(webui: Any,
 
 
 def test_a_missing_file_is_an_error_and_draws_nothing(webui: Any, host: Any) -> None:
-    with pytest.raises(LoraFileError, match="gone.safetensors is missing"):
+    with pytest.raises(LoraFileError, match=r"gone\.safetensors is missing"):
         host.generate(requests("a cat"), SAMPLING, LoraUse(webui.lora_dir / "gone.safetensors", 1.0))
     assert webui.calls == []
 
