@@ -39,6 +39,11 @@ def keep() -> Update:
     return gr.update()  # type: ignore[no-any-return]
 
 
+def section(markup: str) -> Update:
+    """Markup for an HTML component that takes no room while there is none."""
+    return gr.update(value=markup, visible=bool(markup))  # type: ignore[no-any-return]
+
+
 def transient(component: Any) -> Any:
     """A component whose value the WebUI must not keep in ``ui-config.json``."""
     component.do_not_save_to_config = True

@@ -12,12 +12,13 @@ from lora_eval.actions import ScoreOrder
 from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
 from lora_eval.ui import pictures, render, text
-from lora_eval.ui.compat import keep, listen, transient
+from lora_eval.ui.compat import Update, keep, listen, section, transient
 from lora_eval.ui.order import OPTIONAL, SAMPLING, make_order
 
 REDRAW = 2.0
 ELEMENT = "lora_eval_score"
 # controls in the order that handlers get them
+RESULT = ("verdict", "group", "checkpoint", "weight", "used", "files", "report")
 ORDER = ("loras", "kind", "data", "preset", *OPTIONAL, *SAMPLING)
 
 
@@ -71,7 +72,7 @@ def _choices(desk: Desk) -> dict[str, Any]:
     controls["preset"] = gr.Radio(
         list(text.PRESETS), value="standard", label=label, info=info, elem_id=f"{ELEMENT}_preset"
     )
-    controls["estimate"] = gr.HTML(elem_id=f"{ELEMENT}_estimate")
+    controls["estimate"] = gr.HTML(_first_estimate(desk), elem_id=f"{ELEMENT}_estimate")
     return controls
 
 
@@ -83,7 +84,7 @@ def _buttons() -> tuple[dict[str, Any], Any]:
         }
     # the page clicks this one when a training run is to be scored, with the run's folder
     buttons["fill"] = gr.Button("fill", elem_id=f"{ELEMENT}_fill", elem_classes=["lora-eval-hidden"])
-    return buttons, gr.HTML(elem_id=f"{ELEMENT}_message")
+    return buttons, gr.HTML(visible=False, elem_id=f"{ELEMENT}_message")
 
 
 def _settings(desk: Desk) -> dict[str, Any]:
@@ -146,10 +147,10 @@ def _results(desk: Desk) -> dict[str, Any]:
             gr.Dropdown(_names(desk.scored_runs()), value=None, label=label, info=info, elem_id=f"{ELEMENT}_history")
         )
     shown["job"] = gr.HTML(render.empty(text.SCORE_EMPTY), elem_id=f"{ELEMENT}_job")
-    shown["queue"] = gr.HTML(elem_id=f"{ELEMENT}_queue")
-    shown["live"] = gr.HTML(elem_id=f"{ELEMENT}_live")
-    shown["verdict"] = gr.HTML(elem_id=f"{ELEMENT}_verdict")
-    with gr.Accordion(text.USE, open=True, elem_id=f"{ELEMENT}_use_group"):
+    shown["queue"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_queue")
+    shown["live"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_live")
+    shown["verdict"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_verdict")
+    with gr.Accordion(text.USE, open=True, visible=False, elem_id=f"{ELEMENT}_use_group") as shown["group"]:
         with gr.Row():
             label, info = text.USE_LORA
             shown["checkpoint"] = transient(
@@ -162,11 +163,11 @@ def _results(desk: Desk) -> dict[str, Any]:
             shown["use"] = gr.Button(
                 text.USE_WEIGHT, min_width=120, elem_id=f"{ELEMENT}_use", elem_classes=["lora-eval-low"]
             )
-        shown["used"] = gr.HTML(elem_id=f"{ELEMENT}_used")
+        shown["used"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_used")
         shown["files"] = gr.File(
             label=text.DOWNLOADS, file_count="multiple", interactive=False, elem_id=f"{ELEMENT}_files"
         )
-    shown["report"] = gr.HTML(elem_id=f"{ELEMENT}_report")
+    shown["report"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_report")
     for name in ("poll", "show", "whole", "cancel"):
         shown[name] = gr.Button(name, elem_id=f"{ELEMENT}_{name}", elem_classes=hidden)
     shown["asked"] = gr.Textbox(elem_id=f"{ELEMENT}_asked", elem_classes=hidden, label="asked", show_label=False)
@@ -182,6 +183,10 @@ def _labels(desk: Desk) -> list[str]:
         return list(desk.loras())
     except LoraEvalError:
         return []
+
+
+def _first_estimate(desk: Desk) -> str:
+    return render.estimate(desk.estimate(ScoreOrder([])))
 
 
 def _names(folders: list[Path]) -> list[str]:
@@ -216,16 +221,16 @@ def _wire_choices(
     def fill(run: Path | None) -> list[Any]:
         runs = _names(desk.training_runs())
         if run is None:
-            return [keep(), keep(), gr.update(choices=runs), ""]
+            return [keep(), keep(), gr.update(choices=runs), keep()]
         try:
             proposal = desk.propose(run)
         except LoraEvalError as error:
-            return [keep(), keep(), gr.update(choices=runs), render.message(str(error))]
+            return [keep(), keep(), gr.update(choices=runs), section(render.message(str(error)))]
         return [
             gr.update(choices=_labels(desk), value=proposal.loras),
             proposal.kind or text.FROM_LORA,
             gr.update(choices=runs, value=run.name),
-            render.good(text.WORDS["filled"], run.name),
+            section(render.good(text.WORDS["filled"], run.name)),
         ]
 
     def pick(name: str | None) -> list[Any]:
@@ -249,32 +254,32 @@ def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, shown: dict[str, 
         try:
             order = _order(desk, values)
             if not order.loras:
-                return [render.message(text.NO_LORA), keep()]
+                return [section(render.message(text.NO_LORA)), keep()]
             desk.score(order)
         except LoraEvalError as error:
-            return [render.message(str(error)), keep()]
+            return [section(render.message(str(error))), keep()]
         # the new run is shown, not the one picked from the history
-        return [render.good(text.WORDS["submitted"]), None]
+        return [section(render.good(text.WORDS["submitted"])), None]
 
-    def interrupt() -> str:
+    def interrupt() -> Update:
         if desk.interrupt(kind="score"):
-            return render.good(text.WORDS["stopping"])
-        return render.message(text.WORDS["nothing_runs"])
+            return section(render.good(text.WORDS["stopping"]))
+        return section(render.message(text.WORDS["nothing_runs"]))
 
     listen(buttons["run"].click, run, inputs, [said, shown["history"]])
     listen(buttons["interrupt"].click, interrupt, [], [said], quiet=True)
 
 
 def _wire_result(desk: Desk, shown: dict[str, Any]) -> None:
-    def use(name: str | None, checkpoint: str, weight: str) -> str:
+    def use(name: str | None, checkpoint: str, weight: str) -> Update:
         try:
             view = desk.scoring(_history_path(desk, name))
             if view.folder is None:
-                return render.message(text.SCORE_EMPTY)
+                return section(render.message(text.SCORE_EMPTY))
             card = desk.use_weight(view.folder, checkpoint.strip(), weight)
         except LoraEvalError as error:
-            return render.message(str(error))
-        return render.good(text.WORDS["saved"], card.name)
+            return section(render.message(str(error)))
+        return section(render.good(text.WORDS["saved"], card.name))
 
     listen(shown["use"].click, use, [shown["history"], shown["checkpoint"], shown["weight"]], [shown["used"]])
 
@@ -290,10 +295,10 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
         view = desk.scoring(_history_path(desk, name))
         now = time.monotonic()
         over = view.job is None or view.job.ended is not None
-        live, result = keep(), [keep()] * 6
+        live, result = keep(), [keep()] * len(RESULT)
         if view.stamp != state["stamp"] and (over or now - state["drawn"] >= REDRAW):
             state["stamp"], state["drawn"] = view.stamp, now
-            live = "" if over else render.live(view.folder)
+            live = section("" if over else render.live(view.folder))
             # a run that is gone on with keeps its earlier result until the new one is there
             stamp = view.stamp[:2] + view.stamp[3:]
             if stamp != state["card"]:
@@ -305,33 +310,36 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
         state["tick"] += 1
         tick = f'<i data-le-tick="{state["tick"]}"></i>'
         job = render.score_job(view)
-        return [state, job, render.queue(desk.waiting(), "score"), live, *result, history, tick]
+        return [state, job, section(render.queue(desk.waiting(), "score")), live, *result, history, tick]
 
-    names = ("state", "job", "queue", "live", "verdict", "checkpoint", "weight", "files", "report", "used", "history", "tick")
+    names = ("state", "job", "queue", "live", *RESULT, "history", "tick")
     listen(shown["poll"].click, poll, [shown["state"], shown["history"]], [shown[name] for name in names], quiet=True)
 
 
 def _result(desk: Desk, folder: Path | None) -> list[Any]:
-    """Verdict, checkpoint, weight, files, report, and the line under "use this weight"."""
+    """Updates of the components in RESULT."""
     from lora_eval import library
 
+    nothing = [section(""), gr.update(visible=False), "", "", section(""), gr.update(value=None, visible=False), section("")]
     if folder is None:
-        return ["", "", "", None, "", ""]
+        return nothing
     try:
         card = library.read_scorecard(folder)
     except LoraEvalError as error:
-        return [render.message(str(error)), "", "", None, "", ""]
+        return [section(render.message(str(error))), *nothing[1:]]
     if card is None:
-        return ["", "", "", None, "", ""]
+        return nothing
     best = card.get("recommended") or {}
     weight = best.get("weight")
+    files = [str(path) for path in desk.downloads(folder)]
     return [
-        render.verdict(card),
+        section(render.verdict(card)),
+        gr.update(visible=True),
         best.get("checkpoint") or "",
         "" if weight is None else f"{weight:g}",
-        [str(path) for path in desk.downloads(folder)] or None,
-        render.report(folder),
-        "",
+        section(""),
+        gr.update(value=files or None, visible=bool(files)),
+        section(render.report(folder)),
     ]
 
 
@@ -342,9 +350,9 @@ def _wire_page(desk: Desk, shown: dict[str, Any]) -> None:
         source = pictures.whole(str(key))
         return f'<img data-le-key="{render.escaped(key)}" src="{source}" alt="">' if source else ""
 
-    def cancel(id: str) -> str:
+    def cancel(id: str) -> Update:
         desk.interrupt(str(id))
-        return render.queue(desk.waiting(), "score")
+        return section(render.queue(desk.waiting(), "score"))
 
     listen(
         shown["whole"].click, whole, [shown["asked"]], [shown["answer"]], js="() => [loraEval.picture]", quiet=True

@@ -10,7 +10,7 @@ import gradio as gr
 from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
 from lora_eval.ui import form, render, text
-from lora_eval.ui.compat import keep, listen, transient
+from lora_eval.ui.compat import Update, keep, listen, section, transient
 
 REDRAW = 2.0
 """Seconds between two drawings of the loss chart while a run goes on."""
@@ -77,7 +77,7 @@ def _buttons() -> tuple[dict[str, Any], Any]:
             "interrupt": gr.Button(text.INTERRUPT, variant="stop", scale=1, min_width=90, elem_id=f"{ELEMENT}_interrupt"),
             "resume": gr.Button(text.RESUME, scale=1, min_width=90, elem_id=f"{ELEMENT}_resume"),
         }
-    return buttons, gr.HTML(elem_id=f"{ELEMENT}_message")
+    return buttons, gr.HTML(visible=False, elem_id=f"{ELEMENT}_message")
 
 
 def _settings(desk: Desk) -> dict[str, Any]:
@@ -107,12 +107,12 @@ def _results() -> dict[str, Any]:
     hidden = ["lora-eval-hidden"]
     shown: dict[str, Any] = {
         "job": gr.HTML(render.empty(text.TRAIN_EMPTY), elem_id=f"{ELEMENT}_job"),
-        "queue": gr.HTML(elem_id=f"{ELEMENT}_queue"),
-        "loss": gr.HTML(elem_id=f"{ELEMENT}_loss"),
-        "film": gr.HTML(elem_id=f"{ELEMENT}_film"),
+        "queue": gr.HTML(visible=False, elem_id=f"{ELEMENT}_queue"),
+        "loss": gr.HTML(visible=False, elem_id=f"{ELEMENT}_loss"),
+        "film": gr.HTML(visible=False, elem_id=f"{ELEMENT}_film"),
     }
-    shown["score"] = gr.Button(text.SCORE_RUN, elem_id=f"{ELEMENT}_score")
-    shown["check"] = gr.HTML(elem_id=f"{ELEMENT}_checked")
+    shown["score"] = gr.Button(text.SCORE_RUN, visible=False, elem_id=f"{ELEMENT}_score")
+    shown["check"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_checked")
     shown["poll"] = gr.Button("poll", elem_id=f"{ELEMENT}_poll", elem_classes=hidden)
     shown["tick"] = gr.HTML(elem_id=f"{ELEMENT}_tick", elem_classes=hidden)
     shown["state"] = gr.State(None)
@@ -133,23 +133,23 @@ def _wire_template(desk: Desk, top: dict[str, Any], controls: dict[str, Any]) ->
 
 
 def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, names: list[str], inputs: list[Any]) -> None:
-    def start(resume: bool, values: tuple[Any, ...]) -> str:
+    def start(resume: bool, values: tuple[Any, ...]) -> Update:
         try:
             desk.train(form.read_values(names, values), resume)
         except LoraEvalError as error:
-            return render.message(str(error))
-        return render.good(text.WORDS["submitted"])
+            return section(render.message(str(error)))
+        return section(render.good(text.WORDS["submitted"]))
 
-    def train(*values: Any) -> str:
+    def train(*values: Any) -> Update:
         return start(False, values)
 
-    def resume(*values: Any) -> str:
+    def resume(*values: Any) -> Update:
         return start(True, values)
 
-    def interrupt() -> str:
+    def interrupt() -> Update:
         if desk.interrupt(kind="train"):
-            return render.good(text.WORDS["stopping"])
-        return render.message(text.WORDS["nothing_runs"])
+            return section(render.good(text.WORDS["stopping"]))
+        return section(render.message(text.WORDS["nothing_runs"]))
 
     listen(buttons["train"].click, train, inputs, [said])
     listen(buttons["resume"].click, resume, inputs, [said])
@@ -157,11 +157,12 @@ def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, names: list[str],
 
 
 def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown: dict[str, Any]) -> None:
-    def check(folder: str, table: str, trigger: str, resolution: str) -> str:
+    def check(folder: str, table: str, trigger: str, resolution: str) -> Update:
         try:
-            return render.checked(desk.check(folder, table, trigger, form.from_shown("resolution", resolution)))
+            found = desk.check(folder, table, trigger, form.from_shown("resolution", resolution))
         except LoraEvalError as error:
-            return render.message(str(error))
+            return section(render.message(str(error)))
+        return section(render.checked(found))
 
     inputs = [top["train_data_dir"], controls["metadata_path"], top["trigger"], controls["resolution"]]
     listen(top["check"].click, check, inputs, [shown["check"]])
@@ -173,16 +174,16 @@ def _wire_yaml(
 ) -> None:
     def write(*values: Any) -> list[Any]:
         try:
-            return [desk.to_yaml(form.read_values(names, values)), ""]
+            return [desk.to_yaml(form.read_values(names, values)), section("")]
         except LoraEvalError as error:
-            return [keep(), render.message(str(error))]
+            return [keep(), section(render.message(str(error)))]
 
     def read(words: str) -> list[Any]:
         try:
             settings = desk.from_yaml(words)
         except LoraEvalError as error:
-            return [*(keep() for _ in names), render.message(str(error))]
-        return [*form.show_values(names, settings), render.good(text.WORDS["settings_taken"])]
+            return [*(keep() for _ in names), section(render.message(str(error)))]
+        return [*form.show_values(names, settings), section(render.good(text.WORDS["settings_taken"]))]
 
     listen(show.click, write, inputs, [box, said])
     listen(use.click, read, [box], [*inputs, said])
@@ -196,13 +197,14 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
         over = view.job is None or view.job.ended is not None
         loss = film = keep()
         if view.stamp != state["stamp"] and (over or now - state["drawn"] >= REDRAW):
-            loss, film = render.loss(view.folder), render.film(view.folder)
+            loss, film = section(render.loss(view.folder)), section(render.film(view.folder))
             state["stamp"], state["drawn"] = view.stamp, now
         state["tick"] += 1
         tick = f'<i data-le-tick="{state["tick"]}"></i>'
-        return [state, render.train_job(view), render.queue(desk.waiting(), "train"), loss, film, tick]
+        waiting = section(render.queue(desk.waiting(), "train"))
+        return [state, render.train_job(view), waiting, loss, film, gr.update(visible=view.folder is not None), tick]
 
-    outputs = [shown[name] for name in ("state", "job", "queue", "loss", "film", "tick")]
+    outputs = [shown[name] for name in ("state", "job", "queue", "loss", "film", "score", "tick")]
     listen(shown["poll"].click, poll, [shown["state"]], outputs, quiet=True)
 
 
