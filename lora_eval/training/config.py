@@ -53,8 +53,8 @@ class TrainConfig:
         early_stop: stop after so many validations without a new best loss; 0 = never.
         on_out_of_memory: smaller = go on with the next smaller settings of the same effective batch; stop = an error.
         save_steps: checkpoint every so many steps; 0 = only at the end. save_dtype: of the files.
-        sample_prompts, sample_steps (every so many steps), sample_seed, sample_negative, sampler, sampler_steps,
-            sample_cfg: test pictures by the host's own sampler.
+        sample_prompts, sample_steps (every so many steps), samples_per_prompt, sample_seed, sample_negative, sampler,
+            sampler_steps, sample_cfg: test pictures by the host's own sampler.
         trigger, class_word, kind: what is learnt; goes into the LoRA's card and the scorecard.
         cache_latents_to_disk: keep encodings between runs. publish: put the finished LoRA into the LoRA folder.
         seed: of everything random.
@@ -119,6 +119,7 @@ class TrainConfig:
     save_dtype: str = key("fp16", choices=DTYPES)
     sample_prompts: list[str] = field(default_factory=list)
     sample_steps: int = key(100, 1, 10_000_000)
+    samples_per_prompt: int = key(1, 1, 16)
     sample_seed: int = key(0, 0, 2**32 - 1)
     sample_negative: str = ""
     sampler: str = "Euler"

@@ -13,11 +13,14 @@ from lora_eval.training.prepare import check_model, read_items
 from lora_eval.training.result import TrainResult
 from lora_eval.training.run import RunPaths, check_space, last_run, new_run
 from lora_eval.training.session import Session
+from lora_eval.training.watch import PictureEncoder
 
 __all__ = ["TrainResult", "train"]
 
 
-def train(host: Host, config: TrainConfig, job: Job | None = None, resume: bool = False) -> TrainResult:
+def train(
+    host: Host, config: TrainConfig, job: Job | None = None, resume: bool = False, encoder: PictureEncoder | None = None
+) -> TrainResult:
     """Train a LoRA on the host's model.
 
     Args:
@@ -25,6 +28,8 @@ def train(host: Host, config: TrainConfig, job: Job | None = None, resume: bool 
         config: the settings.
         job: an exclusive job already begun; None asks the host for one.
         resume: go on with the latest unfinished run of this config instead of starting a new one.
+        encoder: image and text encoder (``scorecard.embed.load_encoder``); with it the test pictures of
+            ``sample_prompts`` are measured into ``samples.csv``.
 
     Returns:
         What was written. An interrupt after the first update is not an exception: checkpoint and resume state are
@@ -48,7 +53,7 @@ def train(host: Host, config: TrainConfig, job: Job | None = None, resume: bool 
         notes: list[str] = []
         while True:
             try:
-                result = _borrow_and_run(host, config, paths, info, job, resume, notes)
+                result = _borrow_and_run(host, config, paths, info, job, resume, notes, encoder)
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -63,7 +68,14 @@ def train(host: Host, config: TrainConfig, job: Job | None = None, resume: bool 
 
 
 def _borrow_and_run(
-    host: Host, config: TrainConfig, paths: RunPaths, info: ModelInfo, job: Job, resume: bool, notes: list[str]
+    host: Host,
+    config: TrainConfig,
+    paths: RunPaths,
+    info: ModelInfo,
+    job: Job,
+    resume: bool,
+    notes: list[str],
+    encoder: PictureEncoder | None,
 ) -> TrainResult:
     with ExitStack() as stack:
         borrowed = stack.enter_context(host.borrow_model())
@@ -71,7 +83,7 @@ def _borrow_and_run(
         stack.enter_context(torch.enable_grad())
         if torch.backends.cudnn.is_available():
             stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True))
-        run = Session(host, config, paths, info, borrowed, job)
+        run = Session(host, config, paths, info, borrowed, job, encoder)
         run.notes += notes
         try:
             return run.go(resume)

@@ -34,6 +34,7 @@ MAY_CHANGE = frozenset(
         "validation_steps",
         "sample_prompts",
         "sample_steps",
+        "samples_per_prompt",
         "sample_seed",
         "sample_negative",
         "sampler",

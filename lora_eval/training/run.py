@@ -53,6 +53,11 @@ class RunPaths:
         return self.folder / "samples"
 
     @property
+    def measured(self) -> Path:
+        """``samples.csv``: the test pictures, measured."""
+        return self.folder / "samples.csv"
+
+    @property
     def logs(self) -> Path:
         return self.folder / "logs"
 

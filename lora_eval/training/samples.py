@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lora_eval.dataset.captions import tidy
@@ -16,20 +18,30 @@ from lora_eval.training.config import TrainConfig
 
 def sample_prompts(config: TrainConfig) -> list[str]:
     """The prompts with ``{trigger}`` and ``{class_word}`` filled in."""
-    return [
-        tidy(prompt.replace("{trigger}", config.trigger).replace("{class_word}", config.class_word))
-        for prompt in config.sample_prompts
-    ]
+    return _filled(config, config.trigger)
+
+
+def class_prompts(config: TrainConfig) -> list[str]:
+    """The same with the class word in place of the trigger: what an encoder that knows no trigger is asked."""
+    texts = _filled(config, config.class_word)
+    if not config.trigger:
+        return texts
+    return [tidy(re.sub(rf"(?<!\w){re.escape(config.trigger)}(?!\w)", config.class_word, text)) for text in texts]
+
+
+def _filled(config: TrainConfig, trigger: str) -> list[str]:
+    prompts = (prompt.replace("{trigger}", trigger) for prompt in config.sample_prompts)
+    return [tidy(prompt.replace("{class_word}", config.class_word)) for prompt in prompts]
 
 
 def draw_samples(
     borrowed: BorrowedModel, config: TrainConfig, size: tuple[int, int], folder: Path, name: str, step: int
-) -> list[Path]:
-    """Draw every prompt and write ``<name>-<step>-<number>.png`` with its infotext.
+) -> list[list[Image.Image]]:
+    """Draw every prompt, write ``<name>-<step>-<number>.png`` with its infotext, and return the pictures by prompt.
 
-    Each prompt keeps its own seed over the whole run, so pictures of two steps differ by the LoRA alone. A sampler that
-    fails does not end the training: the failure is logged and no picture is written. Raises RunError when a picture
-    cannot be written, Interrupted when the user stopped it.
+    Each picture keeps its own seed over the whole run, so pictures of two steps differ by the LoRA alone. A sampler
+    that fails does not end the training: the failure is logged and no picture is written. Raises RunError when a
+    picture cannot be written, Interrupted when the user stopped it.
     """
     prompts = sample_prompts(config)
     if not prompts:
@@ -41,18 +53,21 @@ def draw_samples(
         width=size[0],
         height=size[1],
     )
-    requests = [ImageRequest(p, config.sample_seed + i, config.sample_negative) for i, p in enumerate(prompts)]
+    each = config.samples_per_prompt
+    requests = [
+        ImageRequest(prompt, config.sample_seed + i * each + k, config.sample_negative)
+        for i, prompt in enumerate(prompts)
+        for k in range(each)
+    ]
     try:
         drawn = borrowed.draw(requests, sampling)
     except LoraEvalError as error:
         logger.warning("no test pictures at step %d: %s", step, error)
         return []
-    paths = []
     for number, one in enumerate(drawn):
         about = PngInfo()
         about.add_text("parameters", one.infotext)
         path = folder / f"{name}-{step:06d}-{number:02d}.png"
         with atomic_path(path) as temporary:
             one.image.save(temporary, format="PNG", pnginfo=about)
-        paths.append(path)
-    return paths
+    return [[one.image for one in drawn[i : i + each]] for i in range(0, len(drawn), each)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lora_eval.dataset.images import open_picture
 from lora_eval.errors import Interrupted, LoraFileError, RunError
 from lora_eval.files import atomic_path
 from lora_eval.host.protocol import BorrowedModel, Host, Job, ModelInfo
@@ -24,10 +25,11 @@ from lora_eval.training.records import RunFacts, checkpoint_metadata, write_reco
 from lora_eval.training.result import TrainResult
 from lora_eval.training.resume import Progress, State, check_same, load_state, restore, save_state
 from lora_eval.training.run import RunPaths, check_space, write_references
-from lora_eval.training.samples import draw_samples
+from lora_eval.training.samples import class_prompts, draw_samples
 from lora_eval.training.step import Stepper, StepResult, make_scaler, precision
 from lora_eval.training.tensorboard import EventLog
 from lora_eval.training.validation import FixedLoss, FixedResult, TimestepReference, evaluating
+from lora_eval.training.watch import PictureEncoder, SampleWatch
 
 FAR_ABOVE = 3.0
 FAR_STEPS = 20
@@ -48,8 +50,17 @@ class Session:
     """One training job on a borrowed model."""
 
     def __init__(
-        self, host: Host, config: TrainConfig, paths: RunPaths, info: ModelInfo, borrowed: BorrowedModel, job: Job
+        self,
+        host: Host,
+        config: TrainConfig,
+        paths: RunPaths,
+        info: ModelInfo,
+        borrowed: BorrowedModel,
+        job: Job,
+        encoder: PictureEncoder | None = None,
     ) -> None:
+        self.encoder = encoder
+        self.watch: SampleWatch | None = None
         self.host, self.config, self.paths, self.info = host, config, paths, info
         self.borrowed, self.job = borrowed, job
         self.started = time.time()
@@ -109,8 +120,17 @@ class Session:
         self.events = EventLog(paths.logs, None if state is None else state.progress.step)
         if self.events.note:
             self.notes.append(self.events.note)
+        self._start_watch(None if state is None else state.progress.step)
         self._baseline(state)
         return self._loop()
+
+    def _start_watch(self, resume_at: int | None) -> None:
+        if self.encoder is None or not self.config.sample_prompts:
+            return
+        shown = self.material.held_out or self.material.concept
+        references = [open_picture(picture.item.path) for picture in shown[:64]]
+        texts = class_prompts(self.config)
+        self.watch = SampleWatch(self.paths.measured, self.encoder, references, texts, resume_at)
 
     def _to_device(self, material: Material) -> None:
         """Latents live on the device when they are small: no transfer in each step."""
@@ -199,7 +219,11 @@ class Session:
     def _one(self, stepper: Stepper) -> None:
         config, step = self.config, self.progress.step + 1
         result = stepper.update(step)
-        self._guard(step, result)
+        try:
+            self._guard(step, result)
+        except _Diverged:
+            self._row(step, result, None, None)
+            raise
         self.progress.step = step
         held = fixed = None
         if step % self._validation_steps() == 0 or step == self.total:
@@ -281,9 +305,11 @@ class Session:
         if self.config.sample_prompts:
             self.job.say(f"test pictures at step {step}")
             with _Averaged(self.ema), evaluating(self.network):
-                draw_samples(
+                drawn = draw_samples(
                     self.borrowed, self.config, self.material.resolution, self.paths.samples, self.paths.name, step
                 )
+            if self.watch is not None and drawn:
+                self.watch.measure(step, drawn)
 
     def _save(self, path: Path, step: int) -> None:
         assert self.network is not None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
@@ -163,3 +164,35 @@ def test_term_frequency_counts_captions_not_occurrences() -> None:
     words = ["a fox in the snow", "the fox and the owl", "a boat at sea", ""]
     assert term_frequency(words)["fox"] == pytest.approx(2 / 3)
     assert "the" not in term_frequency(words)
+
+
+# -- variety, by an encoder ------------------------------------------------------------------------
+
+
+class Told:
+    """An encoder that says of each picture what it is told, in their order."""
+
+    def __init__(self, features: np.ndarray) -> None:
+        self.features = features / np.linalg.norm(features, axis=1, keepdims=True)
+
+    def embed_images(self, images: Iterable[Image.Image]) -> np.ndarray:
+        assert len(list(images)) == len(self.features)
+        return self.features
+
+
+def spread_out(amount: float, seed: int = 0) -> np.ndarray:
+    """50 features about one direction; mean cosine is near 1 / (1 + amount ** 2)."""
+    noise = np.random.default_rng(seed).normal(size=(50, 64)) / 8
+    return np.eye(64)[0] + amount * noise
+
+
+@pytest.mark.parametrize(("amount", "codes"), [(0.6, []), (0.1, ["little variety"])])
+def test_sets_that_all_look_alike_are_said(clean: Path, amount: float, codes: list[str]) -> None:
+    assert [one.code for one in findings(clean, encoder=Told(spread_out(amount)))] == codes
+
+
+def test_a_picture_of_something_else_is_named(clean: Path) -> None:
+    features = spread_out(0.6)
+    features[7] = -np.eye(64)[5]
+    found = findings(clean, encoder=Told(features))
+    assert [(one.code, one.picture) for one in found] == [("odd one out", "07.png")]

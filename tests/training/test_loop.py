@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -307,7 +308,13 @@ def test_nan_ends_the_run_with_the_last_good_checkpoint(data: Path, tmp_path: Pa
     assert result.stopped == "diverged" and "loss is nan at step 7" in result.message
     assert result.lora == result.folder / "toy-000004.safetensors"
     assert all(torch.isfinite(value).all() for value in load_file(result.lora).values())
-    assert read_rows(result.history)[-1]["step"] == 6
+    last = read_rows(result.history)[-1]
+    assert last["step"] == 7 and math.isnan(last["loss"])  # type: ignore[arg-type]
+    from lora_eval.training.curve import diagnose
+    from lora_eval.training.logs import read_history
+
+    history = read_history(result.history)
+    assert diagnose(history.step, history.loss, history.val_loss, val_step=history.val_step).state == "diverged"
     assert not (result.folder / "toy.safetensors").exists()
     assert not (host.lora_folder / "toy.safetensors").exists()
 

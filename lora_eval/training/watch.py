@@ -1,0 +1,116 @@
+"""Test pictures measured while training goes on, so that overfitting is seen in pictures and not guessed from the loss.
+
+Three numbers a step, each against the model before training, in ``samples.csv``:
+
+* fidelity: 0 = as before training, 1 = as alike as the references are among themselves;
+* diversity: mean distance between pictures of one prompt, over that of step 0; a fall is collapse;
+* alignment: similarity to the prompt's text, over that of step 0; a fall is deafness.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from lora_eval.files import write_text
+from lora_eval.training.curve import Samples
+from lora_eval.training.history import read_rows
+
+COLUMNS = ("step", "fidelity", "diversity", "alignment", "clip_i", "distance", "clip_t")
+
+
+class PictureEncoder(Protocol):
+    """Pictures and texts to unit features of one space, as ``scorecard.embed.Encoder``."""
+
+    def embed_images(self, images: Iterable[Image.Image]) -> np.ndarray: ...
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray: ...
+
+
+class SampleWatch:
+    """Measures the test pictures of each step.
+
+    Args:
+        path: ``samples.csv``.
+        encoder: image and text encoder.
+        references: pictures of the concept, held-out ones where there are any; at least one.
+        texts: what each prompt asks for, class word in place of the trigger.
+        resume_at: keep rows up to this step; None starts anew.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        encoder: PictureEncoder,
+        references: Sequence[Image.Image],
+        texts: Sequence[str],
+        resume_at: int | None = None,
+    ) -> None:
+        self.path = path
+        self._encoder = encoder
+        self._references = encoder.embed_images(references)
+        self._texts = encoder.embed_texts(list(texts))
+        self._ceiling = _mean_pairwise(self._references)
+        self.rows: list[dict[str, float | None]] = []
+        if resume_at is not None and path.is_file():
+            self.rows = [row for row in read_rows(path) if row["step"] is not None and row["step"] <= resume_at]
+
+    def measure(self, step: int, pictures: Sequence[Sequence[Image.Image]]) -> dict[str, float | None]:
+        """Measure one step's pictures, a list for each prompt, and write the table. Raises RunError."""
+        features = [self._encoder.embed_images(images) for images in pictures]
+        row: dict[str, float | None] = {
+            "step": step,
+            "clip_i": float((np.concatenate(features) @ self._references.T).mean()),
+            "clip_t": float(np.mean([(f @ text).mean() for f, text in zip(features, self._texts, strict=True)])),
+        }
+        spreads = [1 - spread for f in features if (spread := _mean_pairwise(f)) is not None]
+        row["distance"] = float(np.mean(spreads)) if spreads else None
+        self.rows = [old for old in self.rows if old["step"] != step]
+        first = self.rows[0] if self.rows else row
+        row["fidelity"] = _between(row["clip_i"], first["clip_i"], self._ceiling)
+        row["diversity"] = _over(row["distance"], first["distance"])
+        row["alignment"] = _over(row["clip_t"], first["clip_t"])
+        self.rows.append(row)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([["" if (v := one.get(name)) is None else repr(v) for name in COLUMNS] for one in self.rows])
+        write_text(self.path, text.getvalue())
+        return row
+
+
+def read_samples(path: Path) -> Samples | None:
+    """``samples.csv`` as the diagnosis of the curve takes it; None when there is none. Raises RunError."""
+    if not Path(path).is_file():
+        return None
+    rows = read_rows(path)
+
+    def column(name: str) -> list[float]:
+        return [np.nan if (value := row.get(name)) is None else float(value) for row in rows]
+
+    return Samples(column("step"), column("fidelity"), column("diversity"), column("alignment"))
+
+
+def _mean_pairwise(features: np.ndarray) -> float | None:
+    """Mean cosine of all pairs; None below two."""
+    if len(features) < 2:
+        return None
+    return float(np.mean([features[i] @ features[j] for i, j in combinations(range(len(features)), 2)]))
+
+
+def _between(value: float | None, start: float | None, ceiling: float | None) -> float | None:
+    if value is None or start is None or ceiling is None or ceiling - start < 0.01:
+        # the references are no more like each other than like any picture: nothing to measure against
+        return None
+    return (value - start) / (ceiling - start)
+
+
+def _over(value: float | None, start: float | None) -> float | None:
+    return None if value is None or start is None or start <= 1e-6 else value / start
