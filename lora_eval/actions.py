@@ -141,7 +141,10 @@ def _sampling(host: Host, given: Mapping[str, Any]) -> Sampling | None:
 
 
 def check_folder(
-    data: Path, metadata: Path | None = None, trigger: str | None = None, resolution: int | None = None
+    data: Path,
+    metadata: Path | None = None,
+    trigger: str | None = None,
+    resolution: tuple[int, int] | int | None = None,
 ) -> dict[str, Any]:
     """The dataset check as JSON: counts and findings, errors first."""
     from lora_eval.dataset.check import check

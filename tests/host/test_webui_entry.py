@@ -1,0 +1,198 @@
+"""How the WebUI finds us: callbacks, settings, flags, users, the installer, quick start."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from lora_eval import callbacks
+from lora_eval.errors import HostError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class OptionInfo:
+    """``shared.OptionInfo`` as far as we use it."""
+
+    def __init__(
+        self,
+        default: Any,
+        label: str,
+        component: Any,
+        args: Any = None,
+        section: Any = None,
+        restrict_api: bool = False,
+    ) -> None:
+        self.default, self.section, self.restrict_api = default, section, restrict_api
+
+    def info(self, text: str) -> OptionInfo:
+        return self
+
+
+class Options(SimpleNamespace):
+    def add_option(self, key: str, info: OptionInfo) -> None:
+        self.added[key] = info
+
+
+@pytest.fixture
+def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    registered: dict[str, list[Any]] = {}
+
+    def on(name: str) -> Any:
+        return lambda function: registered.setdefault(name, []).append(function)
+
+    flags = SimpleNamespace(
+        api=True, nowebui=False, api_auth=None, lora_dir=str(tmp_path / "models" / "Lora"),
+        lora_eval_allow_dir=[], lora_eval_output_dir=None,
+    )  # fmt: skip
+    site = SimpleNamespace(registered=registered, flags=flags, opts=Options(added={}), gradio_users=[], root=tmp_path)
+    parts = {
+        "script_callbacks": {f"on_{n}": on(n) for n in ("ui_settings", "ui_tabs", "app_started", "script_unloaded")},
+        "shared": {"opts": site.opts, "cmd_opts": flags, "OptionInfo": OptionInfo},
+        "paths_internal": {"data_path": str(tmp_path), "default_output_dir": str(tmp_path / "outputs")},
+        "initialize_util": {"get_gradio_auth_creds": lambda: iter(site.gradio_users)},
+        "call_queue": {},
+    }
+    package = ModuleType("modules")
+    package.__path__ = []
+    monkeypatch.setitem(sys.modules, "modules", package)
+    for name, content in parts.items():
+        module = ModuleType(f"modules.{name}")
+        module.__spec__ = importlib.util.spec_from_loader(module.__name__, None)
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        setattr(package, name, module)
+    return site
+
+
+def test_the_script_is_short_and_registers_everything(webui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = ROOT / "scripts" / "lora_eval.py"
+    assert len(script.read_text().splitlines()) <= 15
+    scripts = ModuleType("modules.scripts")
+    scripts.basedir = lambda: str(ROOT)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "modules.scripts", scripts)
+    monkeypatch.setattr(sys.modules["modules"], "scripts", scripts, raising=False)
+    for _ in range(2):  # Reload UI executes the script again
+        exec(compile(script.read_text(), str(script), "exec"), {})
+    assert {name: len(found) for name, found in webui.registered.items()} == {
+        "ui_settings": 2, "ui_tabs": 2, "app_started": 2, "script_unloaded": 2,
+    }  # fmt: skip
+    assert callbacks.extension_folder == ROOT
+
+
+def test_settings_have_a_section_and_paths_are_not_for_rest(webui: Any) -> None:
+    pytest.importorskip("gradio")
+    callbacks.add_settings()
+    added = webui.opts.added
+    assert {info.section for info in added.values()} == {("lora_eval", "LoRA Eval")}
+    assert added["lora_eval_output_dir"].restrict_api and added["lora_eval_allowed_dirs"].restrict_api
+
+
+def test_settings_are_read_anew_each_time(webui: Any, tmp_path: Path) -> None:
+    assert (callbacks.read_settings().batch_size, callbacks.read_settings().encoder) == (4, "auto")
+    webui.opts.lora_eval_allowed_dirs = f"\n {tmp_path}/a \n\n{tmp_path}/b"
+    webui.opts.lora_eval_batch_size, webui.opts.lora_eval_encoder = 8, "  "
+    webui.flags.lora_eval_allow_dir = [f"{tmp_path}/c"]
+    settings = callbacks.read_settings()
+    assert settings.allowed == [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+    assert (settings.batch_size, settings.encoder) == (8, "auto")
+
+
+def test_allowed_folders_are_the_webuis_own_first(webui: Any, tmp_path: Path) -> None:
+    webui.flags.lora_eval_allow_dir = ["/pictures"]
+    assert callbacks.allowed_folders() == [tmp_path, tmp_path / "models" / "Lora", Path("/pictures")]
+
+
+def health(app: FastAPI, auth: Any = None) -> int:
+    return TestClient(app, raise_server_exceptions=False).get("/lora-eval/v1/jobs", auth=auth).status_code
+
+
+@pytest.mark.parametrize(
+    ("flags", "gradio", "auth", "status"),
+    [
+        ({}, [], None, 200),
+        ({"api": False}, [], None, 404),
+        ({"api": False, "nowebui": True}, [], None, 200),
+        ({"api_auth": "ann:x,bob:a:b"}, [], None, 401),
+        ({"api_auth": "ann:x,bob:a:b"}, [], ("ann", "x"), 200),
+        ({"api_auth": "ann:x,bob:a:b"}, [], ("bob", "a:b"), 200),
+        ({}, [("page", "y")], None, 401),
+        ({}, [("page", "y")], ("page", "y"), 200),
+        ({"api_auth": "ann:x"}, [("page", "y")], ("page", "x"), 401),
+    ],
+)
+def test_routes_follow_the_flags(webui: Any, flags: dict[str, Any], gradio: Any, auth: Any, status: int) -> None:
+    vars(webui.flags).update(flags)
+    webui.gradio_users = gradio
+    app = FastAPI()
+    callbacks.start(None, app)
+    assert health(app, auth) == status
+
+
+def test_other_webuis_are_refused_in_one_line(webui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    forge = ModuleType("modules_forge")
+    forge.__spec__ = importlib.util.spec_from_loader("modules_forge", None)
+    monkeypatch.setitem(sys.modules, "modules_forge", forge)
+    with pytest.raises(HostError, match="reForge is not supported"):
+        callbacks.make_host()
+
+
+def test_flags_are_added() -> None:
+    spec = importlib.util.spec_from_file_location("preload", ROOT / "preload.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    parser = argparse.ArgumentParser()
+    module.preload(parser)
+    found = parser.parse_args(
+        ["--lora-eval-output-dir", "x", "--lora-eval-allow-dir", "a", "--lora-eval-allow-dir", "b"]
+    )
+    assert (found.lora_eval_output_dir, found.lora_eval_allow_dir) == ("x", ["a", "b"])
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_the_installer_says_nothing_where_all_is_there() -> None:
+    assert run("import runpy; runpy.run_path('install.py')") == ""
+
+
+def test_the_installer_names_what_is_missing_and_why_and_installs_nothing() -> None:
+    code = (
+        "import importlib.util as u, runpy, subprocess\n"
+        "whole = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'pandas' else whole(name, *a)\n"
+        "subprocess.run = subprocess.Popen = None\n"
+        "runpy.run_path('install.py')"
+    )
+    lines = run(code).splitlines()
+    assert len(lines) == 1 and "pandas for the scorecard's tables" in lines[0] and "pip install pandas" in lines[0]
+
+
+def test_starting_imports_nothing_heavy() -> None:
+    heavy = [
+        "torch",
+        "numpy",
+        "pandas",
+        "PIL",
+        "skimage",
+        "open_clip",
+        "diffusers",
+        "transformers",
+        "fastapi",
+        "gradio",
+        "yaml",
+    ]
+    code = f"import sys, lora_eval.callbacks; print([name for name in {heavy} if name in sys.modules])"
+    assert run(code).strip() == "[]"
