@@ -7,14 +7,17 @@ source article (50 to 200 clean, sharp, evenly lit pictures) and of caption-audi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from lora_eval.dataset import buckets, captions
 from lora_eval.dataset.folder import Dataset, Item
+from lora_eval.dataset.images import open_picture
 from lora_eval.dataset.quality import Look, look, near_duplicates
 from lora_eval.errors import DatasetError
 
@@ -22,6 +25,9 @@ SEVERITIES = ("error", "warning", "info")
 ADVISED = (50, 200)
 FUSED = ((0.85, "warning", "fused with"), (0.60, "warning", "closely tied to"), (0.35, "info", "often beside"))
 MAX_CROP = 0.25
+# mean CLIP similarity of real pictures of one subject: DreamBooth, table 1 (https://arxiv.org/abs/2208.12242)
+REAL_ALIKE = 0.885
+ALIKE = 0.95
 _STOP_WORDS = frozenset(
     (
         "a",
@@ -55,6 +61,12 @@ _STOP_WORDS = frozenset(
 )
 
 
+class PictureEncoder(Protocol):
+    """Pictures to (n, D) unit features, as ``scorecard.embed.Encoder``."""
+
+    def embed_images(self, images: Iterable[Image.Image]) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing found. ``severity`` is one of SEVERITIES, ``picture`` "" when it is about the whole folder."""
@@ -79,6 +91,7 @@ def check(
     held_out: Sequence[Item] = (),
     count_tokens: Callable[[str], int] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    encoder: PictureEncoder | None = None,
 ) -> list[Finding]:
     """Everything worth saying about a dataset, errors first.
 
@@ -91,6 +104,8 @@ def check(
         held_out: pictures kept for validation: none may look like a training picture.
         count_tokens: the model's own tokenizer; without it tokens are estimated.
         progress: called with (pictures looked at, all pictures).
+        encoder: image encoder (``scorecard.embed.load_encoder``); without it the variety of angles and poses is not
+            judged, because pixels do not show it.
     """
     looks, found = _look_at_all(dataset, [*dataset.items, *held_out], progress)
     own = [looks[item.path] for item in dataset.items if item.path in looks]
@@ -101,6 +116,8 @@ def check(
     found += _light_and_focus(dataset, own)
     found += _twins(dataset, own)
     found += leakage(dataset, own, [looks[item.path] for item in held_out if item.path in looks])
+    if encoder is not None:
+        found += _variety(dataset, own, encoder)
     found += _captions(dataset, trigger, count_tokens)
     found += _terms(dataset, [word for word in (trigger, class_word) if word])
     return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), one.code, one.picture, one.message))
@@ -228,6 +245,30 @@ def leakage(dataset: Dataset, training: list[Look], held_out: list[Look]) -> lis
             found.append(
                 Finding("error", "leak", second, f"held out, but looks like the training picture {first}", mend)
             )
+    return found
+
+
+def _variety(dataset: Dataset, looks: list[Look], encoder: PictureEncoder) -> list[Finding]:
+    if len(looks) < 4:
+        return []
+    features = encoder.embed_images(open_picture(one.path) for one in looks)
+    alike = features @ features.T
+    pairs = alike[np.triu_indices(len(looks), 1)]
+    mean = float(pairs.mean())
+    found = []
+    if mean > ALIKE:
+        message = f"the pictures resemble each other by {mean:.2f} on average ({REAL_ALIKE} is usual for one subject)"
+        mend = "add other angles (front, side, above), poses and backgrounds"
+        found.append(Finding("warning", "little variety", "", message, mend))
+    # a picture of something else: far from all others, by the spread of this very set
+    near = np.sort(alike, axis=1)[:, -4:-1].mean(axis=1)
+    middle = float(np.median(near))
+    spread = 1.4826 * float(np.median(np.abs(near - middle)))
+    for one, value in zip(looks, near, strict=True):
+        if value < middle - max(6 * spread, 0.1):
+            message = f"unlike all others ({value:.2f} to its nearest three, {middle:.2f} is usual in this set)"
+            mend = "remove it if it shows something else"
+            found.append(Finding("warning", "odd one out", dataset.name(one.path), message, mend))
     return found
 
 
