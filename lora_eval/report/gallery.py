@@ -93,19 +93,20 @@ def _thumb(
     twin = f' data-twin="c{base}"' if base is not None else ""
     return (
         f'<button type="button" class="thumb{" small-pixels" if small else ""}" id="c{index}" title="{text(title)}"'
-        f' data-full="{href(image)}"{twin} data-facts="{text(json.dumps(_facts(cell, metrics.loc[index])))}">'
+        f' data-full="{href(image)}"{twin} data-facts="{text(json.dumps(facts(cell, metrics.loc[index])))}">'
         f'<img src="{src}" alt="{text(title)}" loading="lazy"></button>'
     )
 
 
-def _facts(cell: Any, metric: Any) -> list[list[str]]:
-    facts = [["prompt", str(cell["prompt"])]]
+def facts(cell: Any, metric: Any) -> list[list[str]]:
+    """What is said under a picture: pairs of words and value."""
+    found = [["prompt", str(cell["prompt"])]]
     for name, (words, digits) in CELL_FACTS.items():
         value = metric.get(name)
         if isinstance(value, (int, float, np.number)) and not pd.isna(value):
-            facts.append([words, number(float(value), digits, sign=name.endswith(("_gain", "_delta")))])
+            found.append([words, number(float(value), digits, sign=name.endswith(("_gain", "_delta")))])
     nearest = metric.get("nn_name")
     if isinstance(nearest, str) and nearest:
-        facts.append(["nearest training picture", nearest])
-    facts.append(["file", str(cell["image"])])
-    return facts
+        found.append(["nearest training picture", nearest])
+    found.append(["file", str(cell["image"])])
+    return found

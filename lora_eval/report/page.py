@@ -62,6 +62,16 @@ def render(
             sections.provenance(report),
         )
     )
+    made = card.provenance.get("created")
+    footer = (
+        f"{text(card.provenance.get('program', 'lora-eval'))}{' · ' + text(made) if made else ''}. "
+        "The same numbers are in cells.csv, summary.csv and scorecard.json."
+    )
+    return document(title, body, footer)
+
+
+def document(title: str, body: str, footer: str) -> str:
+    """A whole page from its parts; ``body`` and ``footer`` are markup. It asks nothing of the network."""
     style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -69,9 +79,7 @@ def render(
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data: file: 'self'; "
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
         f"<title>{text(title)}</title><style>{style}</style></head><body><main>{body}"
-        f"<footer>{text(card.provenance.get('program', 'lora-eval'))}"
-        f"{' · ' + text(card.provenance['created']) if card.provenance.get('created') else ''}. "
-        "The same numbers are in cells.csv, summary.csv and scorecard.json.</footer></main>"
+        f"<footer>{footer}</footer></main>"
         '<dialog aria-label="picture"><div class="big"></div><dl class="facts"></dl></dialog>'
         f"<script>{script}</script></body></html>\n"
     )
