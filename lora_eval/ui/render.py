@@ -231,7 +231,7 @@ def verdict(card: dict[str, Any]) -> str:
         tag = f"<lora:{recommended['checkpoint']}:{recommended['weight']:g}>"
         use = (
             f'<div class="lora-eval-use">{_word("recommended")} <code>{_e(tag)}</code>'
-            f'<button type="button" class="lora-eval-small" data-le-copy="{_e(tag)}" title="copy">⧉</button></div>'
+            f'<button type="button" class="lora-eval-small" data-le-copy="{_e(tag)}" >{_e(text.WORDS["copy"])}</button></div>'
         )
     rows = []
     for name in DIMENSIONS:
@@ -249,9 +249,15 @@ def verdict(card: dict[str, Any]) -> str:
             f'<div class="lora-eval-value">{value}</div>'
             f'<div class="lora-eval-reason"><b>{_e(found.get("verdict", ""))}</b> <span>{_e(found.get("reason", ""))}</span></div></li>'
         )
+    advice = "".join(
+        f'<li><span>{_e(one.get("change", ""))}</span> <span class="lora-eval-quiet">{_e(one.get("seen", ""))}</span></li>'
+        for one in card.get("advice") or []
+    )
+    if advice:
+        advice = f'<h4>{_e(text.WORDS["advice"])}</h4><ul class="lora-eval-advice">{advice}</ul>'
     return (
         f'<section class="lora-eval-verdict"><p class="lora-eval-sentence">{_e(card.get("verdict", ""))}</p>{use}'
-        f'<ul class="lora-eval-dimensions">{"".join(rows)}</ul></section>'
+        f'<ul class="lora-eval-dimensions">{"".join(rows)}</ul>{advice}</section>'
     )
 
 
@@ -263,6 +269,6 @@ def report(folder: Path) -> str:
     page = path.read_text(encoding="utf-8")
     return (
         f'<section class="lora-eval-section"><h4>{_e(text.WORDS["full_report"])}</h4>'
-        f'<iframe class="lora-eval-report" title="{_e(text.WORDS["full_report"])}" loading="lazy" '
+        f'<iframe class="lora-eval-report" title="{_e(text.WORDS["full_report"])}" '
         f'sandbox="allow-scripts allow-popups allow-modals" srcdoc="{_e(page)}"></iframe></section>'
     )

@@ -170,10 +170,8 @@ def _results(desk: Desk) -> dict[str, Any]:
     shown["report"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_report")
     for name in ("poll", "show", "whole", "cancel"):
         shown[name] = gr.Button(name, elem_id=f"{ELEMENT}_{name}", elem_classes=hidden)
-    shown["asked"] = gr.Textbox(elem_id=f"{ELEMENT}_asked", elem_classes=hidden, label="asked", show_label=False)
     shown["answer"] = gr.HTML(elem_id=f"{ELEMENT}_answer", elem_classes=hidden)
     shown["tick"] = gr.HTML(elem_id=f"{ELEMENT}_tick", elem_classes=hidden)
-    transient(shown["asked"])
     shown["state"] = gr.State(None)
     return shown
 
@@ -354,7 +352,7 @@ def _wire_page(desk: Desk, shown: dict[str, Any]) -> None:
         desk.interrupt(str(id))
         return section(render.queue(desk.waiting(), "score"))
 
-    listen(
-        shown["whole"].click, whole, [shown["asked"]], [shown["answer"]], js="() => [loraEval.picture]", quiet=True
-    )
-    listen(shown["cancel"].click, cancel, [shown["asked"]], [shown["queue"]], js="() => [loraEval.job]", quiet=True)
+    # the script's answer takes the place of the input, which only has to be one that holds a text
+    stand_in = [shown["weight"]]
+    listen(shown["whole"].click, whole, stand_in, [shown["answer"]], js="() => [loraEval.picture]", quiet=True)
+    listen(shown["cancel"].click, cancel, stand_in, [shown["queue"]], js="() => [loraEval.job]", quiet=True)

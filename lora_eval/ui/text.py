@@ -5,6 +5,10 @@ The WebUI translates whole text nodes, so a text here is never glued to a number
 
 from __future__ import annotations
 
+from lora_eval.report.words import COMPARED as _COMPARED
+from lora_eval.report.words import QUESTIONS as _QUESTIONS
+from lora_eval.report.words import TITLES as _TITLES
+
 TRAIN_TITLE = "LoRA Train"
 SCORE_TITLE = "LoRA Scorecard"
 
@@ -40,6 +44,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "min_snr_gamma": ("Min-SNR gamma", "5 evens out the timesteps; empty: off"),
         "noise_offset": ("Noise offset", "helps very dark and very bright pictures; 0: off"),
         "mixed_precision": ("Mixed precision", "auto: as the WebUI computes"),
+        "on_out_of_memory": ("When memory runs out", "smaller: go on with smaller settings of the same effect; stop: an error"),
         "gradient_checkpointing": ("Gradient checkpointing", "less memory, about a third slower"),
     },
     "Captions and pictures": {
@@ -50,6 +55,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "keep_tokens": ("Keep first tags", "so many tags stay in front"),
         "flip": ("Flip", "mirror half of the pictures; not for faces with a side or for lettering"),
         "random_crop": ("Random crop", "cut another part each time instead of the middle"),
+        "reg_data_dir": ("Regularisation pictures", "folder with the class without the concept; empty: none"),
+        "prior_loss_weight": ("Weight of regularisation", "how much their loss counts"),
         "resolution": ("Resolution", "side or WIDTHxHEIGHT in pixels; empty: the model's own"),
         "no_upscale": ("Do not enlarge", "small pictures keep their size"),
     },
@@ -64,6 +71,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "sample_prompts": ("Prompts of test pictures", "one a line; {trigger} and {class_word} are filled in"),
         "sample_negative": ("Negative prompt of test pictures", "what should not be in them"),
         "sample_steps": ("Test pictures every", "steps"),
+        "samples_per_prompt": ("Pictures per prompt", "each with a seed of its own"),
         "sample_seed": ("Seed of test pictures", "the same over the whole run, so that only the LoRA differs"),
         "sampler": ("Sampler of test pictures", "a name of the WebUI's list"),
         "sampler_steps": ("Sampling steps of test pictures", "more is finer and slower"),
@@ -93,12 +101,10 @@ KINDS = ("style", "character", "object")
 TRAIN = "Train"
 RESUME = "Resume"
 INTERRUPT = "Interrupt"
-RESUME_TIP = "Go on with the interrupted run of this name"
 CONFIG = "Settings as YAML"
 CONFIG_SHOW = "Show settings"
 CONFIG_USE = "Use these settings"
 CONFIG_BOX = ("YAML", "copy it to keep it, or paste a training config here")
-RUN_SHOWN = ("Run shown", "empty: the latest")
 SCORE_RUN = "Score its checkpoints"
 TRAIN_EMPTY = "Nothing trained yet. Choose a folder, a name and a template, then press Train."
 TRAIN_WAITS = "While it trains, Generate waits; it gets its turn when the training ends or is interrupted."
@@ -133,7 +139,6 @@ BATCH = ("Pictures at once", "fewer need less memory; empty: as in Settings")
 ENCODER = ("Image encoder", "auto, an open_clip model as NAME/PRETRAINED, or a folder; empty: as in Settings")
 HISTORY = ("History", "runs on disk, the latest first")
 USE_WEIGHT = "Use this weight"
-USE_TIP = "Writes checkpoint and weight into the LoRA's card and refreshes the list"
 USE_LORA = ("LoRA to use", "the recommended checkpoint")
 USE_VALUE = ("Weight to use", "becomes the card's preferred weight")
 USE = "Use the result"
@@ -160,8 +165,8 @@ STATES = {
     "too short": "too short to tell",
 }
 WORDS = {
-    "left": "left",
-    "used": "used",
+    "left": "time left",
+    "used": "time used",
     "ahead": "jobs ahead:",
     "queue": "Queue",
     "cancel": "take out",
@@ -173,29 +178,25 @@ WORDS = {
     "minutes": "minutes",
     "minutes_unknown": "time unknown until a first run on this machine",
     "no_findings": "No problems found.",
-    "findings": "What to mend",
     "drawn": "Drawn last",
     "recommended": "Recommended",
-    "weight": "weight",
     "not_measured": "not measured",
-    "verdict": "Verdict",
     "full_report": "Full report",
+    "copy": "Copy",
+    "copied": "Copied",
+    "advice": "What to change next time",
     "saved": "Saved to the LoRA's card:",
     "submitted": "In line.",
     "stopping": "Stopping at the next step; what is done is kept.",
     "nothing_runs": "Nothing is running.",
     "settings_taken": "Settings taken over.",
-    "caption": "caption",
     "no_caption": "no caption",
     "more": "more pictures not shown:",
     "more_findings": "more findings not shown:",
     "filled": "Filled in from the run:",
-    "no_checkpoint": "This run has no checkpoint yet.",
-    "running_now": "Running now:",
 }
 
-LOST = "No answer from the server; is it still running?"
-"""Shown by the page's script, which reads it from the page."""
+VERDICTS = ("good", "weak", "poor")
 
 
 def all_strings() -> list[str]:
@@ -217,4 +218,6 @@ def all_strings() -> list[str]:
     for name, value in globals().items():
         if name.isupper():
             add(value)
+    for words in (_TITLES, _QUESTIONS, _COMPARED):
+        add(words)
     return list(found)
