@@ -2,12 +2,18 @@
 
 The rule, in full:
 
-1. **Gates.** Out are: every weight of a checkpoint without effect (its largest weight changes pictures by
-   less than a tenth of the distance between two seeds, or by less than a third without moving them
-   surely towards the references); a weight at which the share of copies is surely above 5 % and above
-   weight 0's; a weight at which seeds collapse (less than a quarter of the variety left); a weight at
-   or above the onset of distortion; a weight whose interval of alignment kept ends below .75; a weight
-   whose pictures surely do not come a twentieth of the way to the references.
+1. **Gates.** Out are:
+
+   - *no effect*: every weight of a checkpoint whose largest weight changes pictures by less than a tenth of
+     the distance between two seeds, or by less than a third without moving them surely towards the references;
+   - *blank pictures*: a weight at which half of the pictures are of one shade, which NaN is drawn as;
+   - *copies*: the share of copies is surely above 5 % and above weight 0's;
+   - *collapse*: surely less than a quarter of the variety between seeds is left;
+   - *distortion*: the weight is at or above the onset of distortion;
+   - *prompt ignored*: surely less than .75 of the base model's margin between prompts is kept;
+   - *no likeness*: the pictures surely do not come a twentieth of the way to the references.
+
+   "Surely" is the 95 % interval; where there is none, the value.
 2. **Rank.** What is left is ranked by the lower end of the 95 % interval of the likeness gained over weight 0
    (CLIP-I on plain prompts, paired by prompt and seed). Without references it is the movement of the
    picture, and the verdict says so.
@@ -25,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from lora_eval.scorecard.advice import advise
-from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measurement, RunData, Scorecard
+from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measure, Measurement, RunData, Scorecard
 from lora_eval.scorecard.grid import Condition, Grid, grid_of
 from lora_eval.scorecard.measures.consistency import NO_EFFECT
 from lora_eval.scorecard.measures.context import number
@@ -37,6 +43,7 @@ COPY_RATE = 0.05
 COLLAPSED = 0.25
 ALIGNMENT_KEPT = 0.75
 NO_LIKENESS = 0.05
+BLANK_SHARE = 0.5
 TIE_GAIN = 0.9
 
 
@@ -63,7 +70,7 @@ def decide(data: RunData, measurement: Measurement) -> Scorecard:
     grid = grid_of(data)
     rows = index_rows(measurement)
     objective = _objective(grid, measurement)
-    shut = _gates(grid, rows, objective)
+    shut = _gates(grid, rows)
     candidates = [i for i, c in enumerate(grid.conditions) if c.weight > 0 and np.isfinite(objective.draws.estimate[i])]
     usable = [i for i in candidates if not shut[i]]
     low = _lower(objective.draws)
@@ -78,7 +85,6 @@ def decide(data: RunData, measurement: Measurement) -> Scorecard:
         name: describe(name, measurement, rows, grid.conditions[shown], gated, grid.conditions[free])
         for name in DIMENSIONS
     }
-    gates = list(dict.fromkeys(gate for found in shut for gate in found)) if chosen is None else _gate_notes(grid, shut)
     names = {gate for i in candidates for gate in shut[i]} if chosen is None else set()
     where = grid.conditions[chosen] if chosen is not None else None
     return Scorecard(
@@ -90,7 +96,7 @@ def decide(data: RunData, measurement: Measurement) -> Scorecard:
         ],
         dimensions=dimensions,
         advice=advise(dimensions, sorted(names), len(grid.checkpoints)),
-        gates=gates,
+        gates=_gate_notes(grid, shut),
         leaderboard=_leaderboard(grid, objective, shut, first, tied, chosen),
     )
 
@@ -114,31 +120,33 @@ def _order(grid: Grid, index: int) -> tuple[float, str, float]:
     return (math.inf if c.step is None else c.step, c.checkpoint, c.weight)
 
 
-def _gates(grid: Grid, rows: Rows, objective: _Objective) -> list[list[str]]:
+def _gates(grid: Grid, rows: Rows) -> list[list[str]]:
     """Per condition the names of the gates that shut."""
     silent = {name for name in grid.checkpoints if _silent(grid, rows, name)}
     result = []
     for c in grid.conditions:
-        found = []
-        if c.checkpoint in silent:
-            found.append("no effect")
-        copies = find(rows, c, "generalisation", "copies")
-        if copies is not None and (copies.ci_low or 0.0) > max(COPY_RATE, copies.baseline or 0.0):
-            found.append("copies")
-        variety = find(rows, c, "generalisation", "diversity_kept")
-        if variety is not None and (variety.value if variety.ci_high is None else variety.ci_high) < COLLAPSED:  # type: ignore[operator]
-            found.append("collapse")
         onset = find(rows, c, "strength", "onset")
-        if onset is not None and onset.value is not None and c.weight >= onset.value:
-            found.append("distortion")
-        kept = find(rows, c, "alignment", "score")
-        if kept is not None and (kept.value if kept.ci_high is None else kept.ci_high) < ALIGNMENT_KEPT:  # type: ignore[operator]
-            found.append("prompt ignored")
-        alike = find(rows, c, "fidelity", "score")
-        if alike is not None and (alike.value if alike.ci_high is None else alike.ci_high) < NO_LIKENESS:  # type: ignore[operator]
-            found.append("no likeness")
-        result.append(found)
+        blank = find(rows, c, "strength", "blank_share")
+        copies = find(rows, c, "generalisation", "copies")
+        shut = {
+            "no effect": c.checkpoint in silent,
+            "blank pictures": blank is not None
+            and (blank.value or 0.0) >= max(BLANK_SHARE, (blank.baseline or 0.0) + 0.01),
+            "copies": copies is not None and (copies.ci_low or 0.0) > max(COPY_RATE, copies.baseline or 0.0),
+            "collapse": _surely_below(find(rows, c, "generalisation", "diversity_kept"), COLLAPSED),
+            "distortion": onset is not None and onset.value is not None and c.weight >= onset.value,
+            "prompt ignored": _surely_below(find(rows, c, "alignment", "score"), ALIGNMENT_KEPT),
+            "no likeness": _surely_below(find(rows, c, "fidelity", "score"), NO_LIKENESS),
+        }
+        result.append([name for name, is_shut in shut.items() if is_shut])
     return result
+
+
+def _surely_below(row: Measure | None, limit: float) -> bool:
+    """Whether even the upper end of the interval lies below the limit; False when not measured."""
+    if row is None or row.value is None:
+        return False
+    return (row.value if row.ci_high is None else row.ci_high) < limit
 
 
 def _silent(grid: Grid, rows: Rows, checkpoint: str) -> bool:

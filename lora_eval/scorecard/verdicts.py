@@ -39,6 +39,9 @@ NEEDED = {
     "alignment": "draw at least two different prompts, weight 0 too",
 }
 
+# below this many references their likeness to each other, the upper anchor, is not well known
+FEW_REFERENCES = 5
+
 Rows = dict[tuple[str, float | None, str, str], Measure]
 
 
@@ -159,7 +162,10 @@ def _fidelity(rows: Rows, where: Condition, row: Measure, measurement: Measureme
     clip = find(rows, where, "fidelity", "clip_i")
     if clip is not None and clip.baseline is not None and clip.ceiling is not None:
         text += f"; CLIP-I {clip.value:.3f}, {clip.baseline:.3f} without LoRA, {clip.ceiling:.3f} among the references"
-    if not measurement.evidence.get("fidelity", {}).get("held_out", False):
+    found = measurement.evidence.get("fidelity", {})
+    if 0 < found.get("references", 0) < FEW_REFERENCES:
+        text += f"; only {found['references']} references, so the upper anchor is rough"
+    if not found.get("held_out", False):
         text += "; the references are training pictures, so copying would count as likeness"
     return text, False
 

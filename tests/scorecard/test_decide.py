@@ -79,8 +79,19 @@ def test_collapsed_weights_are_out() -> None:
 def test_a_lora_without_effect_is_not_recommended() -> None:
     card = card_of("no effect")
     assert card.checkpoint is None and card.weight is None
-    assert "no effect" in card.verdict and "no effect" in card.gates
+    assert "no effect" in card.verdict
+    assert any(gate.startswith("no effect: zorp-300") for gate in card.gates)
     assert any("loaded" in a.change for a in card.advice)
+
+
+def test_weights_that_draw_blank_pictures_are_out() -> None:
+    """What NaN in a half-precision model is drawn as."""
+    run = make_run()
+    at = (run.cells.weight >= 1.0).to_numpy()
+    run.thumbs[at] = 0.0
+    card = decide(run, measure(run, 100))
+    assert card.weight is not None and card.weight < 1.0
+    assert "blank pictures: zorp-300 at weight 1, 1.2" in card.gates
 
 
 def test_a_lora_of_something_else_is_not_recommended() -> None:

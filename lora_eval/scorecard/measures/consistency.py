@@ -46,6 +46,9 @@ def measure(context: Context) -> None:
     base_gram = base_features @ np.swapaxes(base_features, -1, -2)
     base_style = _square_distance(styles[np.maximum(base_rows, 0)])
 
+    base_z = _drift(styles[np.maximum(base_rows, 0)], base_gram, base_rows >= 0, base_rows, columns["drift_z"])
+    drift_base = float(np.mean(base_z[np.isfinite(base_z)] > DRIFTING)) if np.isfinite(base_z).any() else None
+
     for c, condition in enumerate(grid.conditions):
         rows = grid.rows[c][prompts]
         mask = rows >= 0
@@ -74,14 +77,15 @@ def measure(context: Context) -> None:
         lines[c] = metric.split(features, both)
         lines_0[c] = metric.split(base_features, both)
         z = _drift(style, gram, mask, rows, columns["drift_z"])
+        # a prompt and seed that fall out of the row without the LoRA already are not its doing
+        twin = base_rows[mask]
+        odd = (twin >= 0) & (columns["drift_z"][np.maximum(twin, 0)] > DRIFTING)
+        z = np.where(odd, 0.0, z)
         drift_counts[c] = int((z > DRIFTING).sum()), int(np.isfinite(z).sum())
         order = np.argsort(-np.where(np.isfinite(z), z, -1.0), kind="stable")
         drifting[condition.key] = [
             {"image": context.image(int(rows[mask][i])), "z": number(z[i])} for i in order[:20] if z[i] > DRIFTING
         ]
-    base_z = _drift(styles[np.maximum(base_rows, 0)], base_gram, base_rows >= 0, base_rows, columns["drift_z"])
-    drift_base = float(np.mean(base_z[np.isfinite(base_z)] > DRIFTING)) if np.isfinite(base_z).any() else None
-
     every = list(range(len(prompts)))
     carlos = context.draws(cubes["carlos"], every)
     strength = context.draws(cubes["strength"], every)

@@ -10,10 +10,12 @@ import numpy as np
 from lora_eval.scorecard.grid import Condition
 from lora_eval.scorecard.measures.context import Context, number
 from lora_eval.scorecard.metrics import strength as metric
-from lora_eval.scorecard.statistics import Draws, resample
+from lora_eval.scorecard.statistics import Draws, resample, wilson
 
 NAME = "strength"
 VOTES = 2
+# two of 255 levels between the darkest and the lightest spot of a thumb
+BLANK_RANGE = 0.008
 # the margin kept (see alignment) below which a weight counts as deaf to the prompt
 ALIGNMENT_TOLERANCE = 0.75
 # a LoRA should stand weight 1 undistorted; the article's everyday range is 0.4 to 0.8
@@ -31,6 +33,7 @@ def measure(context: Context) -> None:
     data, grid = context.data, context.grid
     prompts = grid.prompts_of(("plain", "fidelity", "challenge", "composition")) or grid.core()
     z = _departures(context, prompts)
+    _blank(context)
     context.evidence[NAME] = {
         "statistics": list(data.pixel_names),
         "left_spread_at_z": metric.LEFT_SPREAD,
@@ -76,6 +79,21 @@ def _departures(context: Context, prompts: list[int]) -> np.ndarray:
             result[c] = np.median(z, axis=0)
     column[~np.isfinite(column)] = np.nan
     return result
+
+
+def _blank(context: Context) -> None:
+    """Share of pictures of one single shade: what a host draws when numbers have become NaN."""
+    data, grid = context.data, context.grid
+    if data.thumbs.ndim != 3 or not data.thumbs.size:
+        return
+    flat = data.thumbs.reshape(len(data.thumbs), -1)
+    blank = (flat.max(axis=1) - flat.min(axis=1)) < BLANK_RANGE
+    base = grid.base[grid.base >= 0]
+    at_zero = float(blank[base].mean()) if len(base) else None
+    for c, condition in enumerate(grid.conditions):
+        rows = grid.rows[c][grid.rows[c] >= 0]
+        hits = int(blank[rows].sum())
+        context.add(condition, NAME, "blank_share", hits / len(rows), wilson(hits, len(rows)), len(rows), at_zero)
 
 
 def _response(context: Context, chosen: list[int]) -> tuple[np.ndarray, str]:
