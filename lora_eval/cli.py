@@ -21,8 +21,6 @@ from lora_eval.log import logger
 GOOD, BAD, FAILED, STOPPED = 0, 1, 2, 130
 
 LATER = {
-    "caption": "writes captions",
-    "compare": "compares two LoRAs, paired",
     "ui": "opens both tabs without a WebUI",
 }
 
@@ -133,6 +131,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     curve.add_argument("file", type=Path, metavar="FILE", help="history.csv, a TensorBoard log or kohya's")
     curve.add_argument("--json", action="store_true", help="print JSON")
+
+    compare = commands.add_parser(
+        "compare", parents=[common], help="set two or more scored LoRAs side by side, paired by prompt and seed"
+    )
+    compare.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of scored runs; one may be named twice with --at"
+    )
+    compare.add_argument(
+        "--at",
+        action="append",
+        default=[],
+        metavar="NAME:WEIGHT",
+        help="checkpoint and weight in place of a run's recommendation; once for each run, in order, or once for "
+        "the run that has that checkpoint",
+    )
+    compare.add_argument("--out", type=Path, required=True, metavar="DIR")
 
     for name, does in LATER.items():
         later = commands.add_parser(name, parents=[common], help=f"{does} (not in this version)")

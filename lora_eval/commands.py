@@ -247,6 +247,29 @@ def _show(card: Scorecard, folder: Path) -> int:
     return GOOD if card.weight is not None else BAD
 
 
+def compare(arguments: argparse.Namespace) -> int:
+    """``compare RUN_DIR RUN_DIR [...] --out DIR``: paired differences, ties declared."""
+    from lora_eval.report.markup import interval
+    from lora_eval.scorecard.compare import compare as run_compare
+    from lora_eval.scorecard.compare import write_comparison
+
+    found = run_compare(arguments.runs, arguments.at)
+    page = write_comparison(arguments.out, found)
+    print(f"\n{found.verdict}")
+    pair = ""
+    for row in found.rows:
+        if pair != (pair := f"{row.first} less {row.second}"):
+            print(f"\n{pair}:")
+        said = row.note
+        if row.difference is not None and row.n:
+            said = f"{interval(row.difference, row.ci_low, row.ci_high, 3)}  {row.ahead or row.note}"
+        print(f"  {row.dimension:<15} {row.measure}: {said}")
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"\nReport: {page}")
+    return GOOD
+
+
 # -- demo ----------------------------------------------------------------------------------------
 
 

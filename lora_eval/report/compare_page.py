@@ -1,0 +1,191 @@
+"""``compare.html``: who is ahead in what, and the same prompt and seed side by side. One file, no network."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_eval.files import write_text
+from lora_eval.report import charts
+from lora_eval.report.gallery import facts
+from lora_eval.report.markup import interval, number, scroll_table, section, table, text
+from lora_eval.report.page import document
+from lora_eval.report.thumbs import BUDGET, Thumbs, href
+from lora_eval.report.words import CELL_FACTS, QUESTIONS, ROLE_WORDS, TITLES
+
+if TYPE_CHECKING:
+    from lora_eval.scorecard.compare import Comparison
+    from lora_eval.scorecard.compare_runs import Side
+    from lora_eval.scorecard.compare_verdict import Row
+
+DIGITS = 3
+
+
+def write_page(path: Path, comparison: Comparison, budget: int = BUDGET) -> None:
+    """Write the page. Raises RunError. ``budget``: bytes of pictures embedded; the rest is linked."""
+    write_text(path, render(comparison, path.parent, budget))
+
+
+def render(comparison: Comparison, root: Path, budget: int = BUDGET) -> str:
+    """The page as text; ``root`` is the folder it will lie in."""
+    title = "LoRA comparison: " + " / ".join(side.label for side in comparison.sides)
+    body = "".join(
+        (
+            f"<header><h1>{text(title)}</h1>{_verdict(comparison)}</header>",
+            _sides(comparison),
+            *(_pair(comparison, a.label, b.label) for a, b in combinations(comparison.sides, 2)),
+            _notes(comparison),
+            _gallery(comparison, Thumbs(root, budget)),
+            _provenance(comparison),
+        )
+    )
+    program = comparison.provenance.get("program", "lora-eval")
+    return document(title, body, f"{text(program)}. The same numbers are in compare.csv and compare.json.")
+
+
+def _verdict(comparison: Comparison) -> str:
+    won = comparison.verdict.startswith("Take ")
+    return f'<div class="verdict{"" if won else " none"}"><p class="sentence">{text(comparison.verdict)}</p></div>'
+
+
+def _sides(comparison: Comparison) -> str:
+    rows = [
+        [side.label, side.run.name, side.checkpoint, "–" if side.step is None else side.step, f"{side.weight:g}",
+         len(side.pictures)]
+        for side in comparison.sides
+    ]  # fmt: skip
+    return section(
+        "What is compared", table(["name", "run", "checkpoint", "step", "weight", "pictures"], rows, (3, 4, 5))
+    )
+
+
+def _pair(comparison: Comparison, first: str, second: str) -> str:
+    """One table: a line for each measure with its difference as a band about 0."""
+    mine = [row for row in comparison.rows if (row.first, row.second) == (first, second)]
+    head = "".join(
+        f"<th{css}>{text(name)}</th>"
+        for name, css in (("measure", ""), (first, " class=n"), (second, " class=n"), ("difference", " class=n"),
+                          ("", ""), ("ahead", ""), ("pairs", " class=n"), ("p (Holm)", " class=n"))
+    )  # fmt: skip
+    lines, before = [], ""
+    for row in mine:
+        shown = "" if row.dimension == before else TITLES[row.dimension]
+        hint = f' title="{text(QUESTIONS[row.dimension])}"'
+        lines.append(f"<tr><th scope=row{hint}>{text(shown)}</th>{_line(row)}</tr>")
+        before = row.dimension
+    lead = (
+        "Difference: the first less the second over pictures of the same prompt and seed, with its 95 % interval; a "
+        "band across the middle is a tie. Each band has its own scale. p: sign-flip test, corrected over all rows (Holm)."
+    )
+    return section(f"{first} against {second}", scroll_table("", head, "".join(lines)), lead)
+
+
+def _line(row: Row) -> str:
+    note = f' <span class="quiet small">{text(row.note)}</span>' if row.note else ""
+    measure = f"<td>{text(row.measure)}, {text(row.better)} is better{note}</td>"
+    if row.first_value is None or row.second_value is None:
+        return (
+            measure
+            + "<td class=n>–</td><td class=n>–</td><td class=n>not measured</td><td></td><td></td><td></td><td></td>"
+        )
+    ends = [abs(value) for value in (row.difference, row.ci_low, row.ci_high) if value is not None]
+    word = "good" if row.ahead and row.ahead != "tie" else "none"
+    ahead = (
+        f'<span class="word {word}">{text(row.ahead)}</span>' if row.ahead else '<span class="quiet">not tested</span>'
+    )
+    value = interval(row.difference, row.ci_low, row.ci_high, DIGITS)
+    return (
+        f"{measure}<td class=n>{number(row.first_value, DIGITS)}</td>"
+        f"<td class=n>{number(row.second_value, DIGITS)}</td>"
+        f"<td class=n>{text(value)}</td>"
+        f"<td>{charts.difference_bar(row.difference, row.ci_low, row.ci_high, 1.15 * max(ends))}</td><td>{ahead}</td>"
+        f"<td class=n>{row.n or '–'}</td><td class=n>{number(row.p_holm, DIGITS)}</td>"
+    )
+
+
+def _gallery(comparison: Comparison, thumbs: Thumbs) -> str:
+    """A table for each prompt: seeds down; without LoRA and every side across."""
+    sides, first = comparison.sides, comparison.sides[0]
+    heads = ["without LoRA", *(side.label for side in sides)]
+    blocks = []
+    for position, prompt in enumerate(dict.fromkeys(key[:2] for key in comparison.keys)):
+        lines = []
+        for at, key in enumerate(key for key in comparison.keys if key[:2] == prompt):
+            ident = f"p{position}s{at}"
+            cells = [_thumb(thumbs, first, first.base.get(key), f"{ident}base", "", f"without LoRA, seed {key.seed}")]
+            for n, side in enumerate(sides):
+                # weight 0 of another trigger is another picture: no twin to show
+                same = key in first.base and side.run.plan.trigger == first.run.plan.trigger
+                twin = f"{ident}base" if same else ""
+                title = f"{side.label}, seed {key.seed}"
+                cells.append(_thumb(thumbs, side, side.pictures[key], f"{ident}x{n}", twin, title))
+            line = "".join(f"<td>{cell}</td>" for cell in cells)
+            lines.append(f"<tr><th scope=row>seed {key.seed}</th>{line}</tr>")
+        asked = first.run.prompts[prompt]
+        negative = f" <span class=quiet>(negative: {text(asked.negative)})</span>" if asked.negative else ""
+        head = (
+            f"<summary>{text(asked.text)}{negative}"
+            f'<span class="tag" title="{text(ROLE_WORDS.get(asked.role, ""))}">{text(asked.role)}</span></summary>'
+        )
+        made = scroll_table("grid", "".join(f"<th>{text(name)}</th>" for name in heads), "".join(lines))
+        blocks.append(f"<details{' open' if position == 0 else ''}>{head}{made}</details>")
+    lead = "Rows: the same prompt and seed. Click a picture to see it beside weight 0 with its numbers."
+    if thumbs.linked:
+        lead += f" {thumbs.linked} pictures are shown from the runs' folders, which must stay where they are."
+    return section("Side by side", "".join(blocks), lead)
+
+
+def _thumb(thumbs: Thumbs, side: Side, row: Mapping[str, str] | None, ident: str, twin: str, title: str) -> str:
+    image = "" if row is None else _relative(side.run.folder.root / row["image"], thumbs.root)
+    src = thumbs.src(image) if image else ""
+    if row is None or not src:
+        return '<span class="quiet">–</span>'
+    small = " small-pixels" if side.run.plan.sampling.width <= 128 else ""
+    twin = f' data-twin="{twin}"' if twin else ""
+    said = text(json.dumps(facts(row, _metrics(row)), ensure_ascii=False))
+    return (
+        f'<button type="button" class="thumb{small}" id="{ident}" title="{text(title)}" data-full="{href(image)}"{twin}'
+        f' data-facts="{said}"><img src="{src}" alt="{text(title)}" loading="lazy"></button>'
+    )
+
+
+def _metrics(row: Mapping[str, str]) -> dict[str, Any]:
+    """The row's metric columns as numbers, for the facts under a picture."""
+    found: dict[str, Any] = {"nn_name": row.get("nn_name", "")}
+    for name in CELL_FACTS:
+        try:
+            found[name] = float(row.get(name, ""))
+        except ValueError:
+            found[name] = math.nan
+    return found
+
+
+def _relative(path: Path, root: Path) -> str:
+    try:
+        return Path(os.path.relpath(path.resolve(), root.resolve())).as_posix()
+    except ValueError:  # another drive on Windows
+        return str(path.resolve())
+
+
+def _notes(comparison: Comparison) -> str:
+    rows = "".join(f"<li>{text(note)}</li>" for note in comparison.notes)
+    return section("Good to know", f"<ul>{rows}</ul>" if rows else "")
+
+
+def _provenance(comparison: Comparison) -> str:
+    rows: list[Sequence[Any]] = [[name, _flat(value)] for name, value in comparison.provenance.items()]
+    return section(
+        "Where this comes from",
+        f"<details><summary>Model, settings and encoder</summary>{table(['what', 'value'], rows)}</details>",
+    )
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_flat(one)}" for name, one in value.items())
+    return ", ".join(map(_flat, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,96 @@
+"""What a comparison says in words: who is ahead in which dimension, and which one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+CERTAIN = 0.05
+
+
+@dataclass
+class Row:
+    """One measure of one pair of sides: a row of ``compare.csv``.
+
+    ``difference`` is ``first_value - second_value`` over the ``n`` pairs that both sides have; ``ahead``
+    is the label of the better side, ``tie``, or "" where nothing was tested. ``p`` is the sign-flip test,
+    ``p_holm`` the same corrected over all tested rows, ``scope`` what the interval speaks of.
+    """
+
+    first: str
+    second: str
+    dimension: str
+    measure: str
+    better: str
+    first_value: float | None = None
+    second_value: float | None = None
+    difference: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int = 0
+    prompts: int = 0
+    p: float | None = None
+    p_holm: float | None = None
+    ahead: str = ""
+    scope: str = ""
+    note: str = ""
+
+
+def standing(rows: Sequence[Row], first: str, second: str) -> dict[str, str]:
+    """Dimension -> who is ahead: a label, ``tie``, or ``mixed``; only what was tested.
+
+    A dimension goes to the side that is ahead in one of its measures and behind in none.
+    """
+    found: dict[str, str] = {}
+    mine = [row for row in rows if (row.first, row.second) == (first, second) and row.ahead]
+    for dimension in dict.fromkeys(row.dimension for row in mine):
+        ahead = {row.ahead for row in mine if row.dimension == dimension} - {"tie"}
+        found[dimension] = "tie" if not ahead else "mixed" if len(ahead) > 1 else ahead.pop()
+    return found
+
+
+def verdict(labels: Sequence[str], rows: Sequence[Row]) -> str:
+    """One sentence: which one to take, and in what it is ahead."""
+    wins: dict[tuple[str, str], list[str]] = {}
+    mixed: dict[tuple[str, str], list[str]] = {}
+    tested = False
+    for first, second in combinations(labels, 2):
+        for dimension, who in standing(rows, first, second).items():
+            tested = True
+            if who == "mixed":
+                mixed.setdefault((first, second), []).append(dimension)
+            elif who != "tie":
+                wins.setdefault((who, second if who == first else first), []).append(dimension)
+    pairs = max((row.n for row in rows), default=0)
+    if not tested:
+        return "Not decided: no measure has an interval; draw more seeds and prompts, and score with --data."
+    split = [pair for pair in mixed] + [pair for pair in wins if pair[::-1] in wins]
+    unbeaten = [one for one in labels if not any((other, one) in wins for other in labels)]
+    best = [one for one in unbeaten if any((one, other) in wins for other in labels)]
+    doubt = _doubt(rows)
+    if not wins and not mixed:
+        return (
+            f"A tie: no dimension tells {_and(labels)} apart over {pairs} pairs of pictures; "
+            "more prompts or seeds would narrow the intervals."
+        )
+    if len(best) == 1 and not any(best[0] in pair for pair in split):
+        behind = [f"{other} in {_and(wins[best[0], other])}" for other in labels if (best[0], other) in wins]
+        level = [other for other in labels if other != best[0] and (best[0], other) not in wins]
+        rest = f"; a tie with {_and(level)}" if level else ""
+        return f"{'Likely' if doubt else 'Take'} {best[0]}: ahead of {_and(behind)}, behind in nothing{rest}{doubt}."
+    told = [f"{one} is ahead of {other} in {_and(names)}" for (one, other), names in wins.items()]
+    told += [f"{one} and {other} are each ahead in part of {_and(names)}" for (one, other), names in mixed.items()]
+    return f"No clear winner: {'; '.join(told)}{doubt}."
+
+
+def _doubt(rows: Sequence[Row]) -> str:
+    ahead = [row.p_holm for row in rows if row.ahead not in ("", "tie") and row.p_holm is not None]
+    if not ahead or min(ahead) <= CERTAIN:
+        return ""
+    tests = sum(row.p is not None for row in rows)
+    return f" (not sure: over {tests} tests the smallest corrected p is {min(ahead):.2g}; draw more seeds)"
+
+
+def _and(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
