@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lora_eval.errors import HostError
+from lora_eval.errors import HostError, LoraFileError
 from lora_eval.host.protocol import BorrowedModel, Conditioning, Drawn, ImageRequest, ModelInfo, Sampling
 from lora_eval.host.restore import GradientCheckpointing, freeze, kept_modules, kept_random
 from lora_eval.host.webui import WebuiHost, networks
-from lora_eval.lora.files import check_fits, load_lora
+from lora_eval.lora.files import LoraHeader, check_fits, inspect_lora, load_lora
 from lora_eval.lora.match import is_text_encoder, pairs
 from lora_eval.lora.targets import find_targets
 
@@ -85,14 +85,17 @@ class A1111Host(WebuiHost):
     def _chunks(self, text: str) -> int:
         from modules import sd_hijack
 
-        _, length = sd_hijack.model_hijack.get_prompt_lengths(text)
-        return max(int(length), 75) // 75
+        chunks, _ = sd_hijack.model_hijack.clip.process_texts([text])
+        return len(chunks[0])
 
     # -- LoRA -------------------------------------------------------------------------------------
 
     def _count_layers(self, path: Path) -> int:
         model = self._current()
         info = self._describe(model)
+        header = inspect_lora(path)
+        if header.kind != "LoRA":
+            return _host_layers(header, info.family)
         file = load_lora(path)
         fits = check_fits(file, find_targets(model.model.diffusion_model, "all"), "ldm", info.family)
         text = {key: value for key, value in file.tensors.items() if is_text_encoder(key)}
@@ -240,6 +243,22 @@ class A1111Model(BorrowedModel):
     def gradient_checkpointing(self, enabled: bool) -> None:
         self._lent()
         self._checkpointing.set(enabled)
+
+
+def _host_layers(header: LoraHeader, family: str) -> int:
+    """Layers that the host finds for a format that only it can apply (LoHa, LoKr, ...). Raises LoraFileError."""
+    import network
+
+    path = header.path
+    net = networks().load_network(path.stem, network.NetworkOnDisk(path.stem, str(path)))
+    matched = {module.network_key.partition(".")[0] for module in net.modules.values()}
+    lost = [key for key in header.shapes if key.partition(".")[0] not in matched]
+    if lost:
+        raise LoraFileError(
+            f"{path}: {len(lost)} of {len(header.shapes)} keys match no layer ({lost[0]}, ...); "
+            f"is it made for another model family than {family}?"
+        )
+    return len(net.modules)
 
 
 def unmerge(model: Any) -> list[Any]:

@@ -32,7 +32,7 @@ from lora_eval.host.restore import (
     make_ordinary,
 )
 from lora_eval.host.webui import WebuiHost, networks
-from lora_eval.lora.files import check_fits, load_lora
+from lora_eval.lora.files import LoraHeader, check_fits, inspect_lora, load_lora
 from lora_eval.lora.match import is_text_encoder, pairs
 from lora_eval.lora.targets import find_targets
 
@@ -90,14 +90,19 @@ class ForgeHost(WebuiHost):
 
     def _chunks(self, text: str) -> int:
         model = self._current()
-        _, length = model.get_prompt_lengths_on_ui(text)
-        return max(int(length), 75) // 75
+        engine = getattr(model, "text_processing_engine", None) or model.text_processing_engine_l
+        with torch.inference_mode():
+            chunks, _ = engine.process_texts([text])
+        return len(chunks[0])
 
     # -- LoRA -------------------------------------------------------------------------------------
 
     def _count_layers(self, path: Path) -> int:
         model = self._current()
         info = self._describe(model)
+        header = inspect_lora(path)
+        if header.kind != "LoRA":
+            return _host_layers(model, header, info.family)
         file = load_lora(path)
         km = model.forge_objects_original.unet.model
         fits = check_fits(file, find_targets(km.diffusion_model, "all"), "ldm", info.family)
@@ -317,6 +322,23 @@ def _unmerged(model: Any, family: str) -> Iterator[None]:
         for patcher in (text, before.unet):
             if patcher.lora_patches:
                 _load_patchers([patcher])
+
+
+def _host_layers(model: Any, header: LoraHeader, family: str) -> int:
+    """Layers that the host finds for a format that only it can apply (LoHa, LoKr, ...). Raises LoraFileError."""
+    from backend.patcher import lora
+    from backend.utils import load_torch_file
+
+    original = model.forge_objects_original
+    rest = load_torch_file(str(header.path), safe_load=True)
+    unet, rest = lora.load_lora(rest, lora.model_lora_keys_unet(original.unet.model, {}))
+    text, rest = lora.load_lora(rest, lora.model_lora_keys_clip(original.clip.cond_stage_model, {}))
+    if rest:
+        raise LoraFileError(
+            f"{header.path}: {len(rest)} of {len(header.shapes)} keys match no layer ({next(iter(rest))}, ...); "
+            f"is it made for another model family than {family}?"
+        )
+    return len(unet) + len(text)
 
 
 def _host_text_names(model: Any) -> set[str]:

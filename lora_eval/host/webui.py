@@ -38,6 +38,17 @@ def networks() -> Any:
     return module
 
 
+@contextmanager
+def _no_prompt_history(flags: Any) -> Iterator[None]:
+    """The prompt that the user drew last stays the one that the WebUI's arrow button brings back."""
+    before = getattr(flags, "no_prompt_history", False)
+    flags.no_prompt_history = True
+    try:
+        yield
+    finally:
+        flags.no_prompt_history = before
+
+
 class QueueLock:
     """The host's ``queue_lock`` for one thread at a time, re-entrant in that thread (the host's own is not)."""
 
@@ -367,7 +378,8 @@ class WebuiHost(Host):
             )
             with closing(p):
                 try:
-                    result = processing.process_images(p)
+                    with _no_prompt_history(shared.cmd_opts):
+                        result = processing.process_images(p)
                 except Exception as error:
                     raise self._drawing_error(error, len(requests)) from error
                 if self._job is not None:
