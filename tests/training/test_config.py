@@ -174,3 +174,16 @@ def test_templates_set_the_article_s_advice() -> None:
         assert low.trigger == "zorp"
     with pytest.raises(ConfigError, match="did you mean character"):
         template_path("charcter")
+
+
+def test_every_key_is_in_the_manual() -> None:
+    manual = Path(__file__).resolve().parents[2] / "docs" / "training.md"
+    text = manual.read_text(encoding="utf-8")
+    assert [setting.name for setting in fields(TrainConfig) if f"`{setting.name}`" not in text] == []
+
+
+def test_the_demo_s_config_is_valid() -> None:
+    import lora_eval
+
+    path = Path(lora_eval.__file__).parent / "assets" / "demo.yaml"
+    assert load_config(path).learning_rate > 0
