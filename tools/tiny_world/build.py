@@ -35,8 +35,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=["all"], choices=("all", *PARTS), metavar="part")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="more make runs differ in rounding")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet: 1.6 times faster, needs a C++ compiler")
+    parser.add_argument(
+        "--threads", type=int, default=min(2, os.cpu_count() or 1), help="more make runs differ in rounding"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the UNet: 1.6 times faster, needs a C++ compiler"
+    )
     parser.add_argument("--steps", type=int, help="override the number of steps of one part")
     args = parser.parse_args(argv)
 

@@ -73,7 +73,10 @@ def load(folder: Path = CLIP) -> torch.nn.Module:
     """Load by open_clip's own classes; strict except for the causal mask, a buffer that releases store differently."""
     config = json.loads((folder / "open_clip_config.json").read_text())
     model = open_clip.CLIP(**config["model_cfg"])
-    weights = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "open_clip_model.safetensors").items()}
+    weights = {
+        k: v.float() if v.is_floating_point() else v
+        for k, v in load_file(folder / "open_clip_model.safetensors").items()
+    }
     missing, unexpected = model.load_state_dict(weights, strict=False)
     wrong = [k for k in (*missing, *unexpected) if not k.endswith("attn_mask")]
     if wrong:
@@ -159,7 +162,9 @@ def _group(rng: np.random.Generator) -> list[Drawing]:
     return [jitter(d, rng) for d in out]
 
 
-_CODES: dict[str, dict[str, int]] = {name: {} for name in ("shape", "colour", "background", "texture", "position", "style")}
+_CODES: dict[str, dict[str, int]] = {
+    name: {} for name in ("shape", "colour", "background", "texture", "position", "style")
+}
 
 
 def _code(head: str, value: str) -> int:
@@ -243,7 +248,7 @@ def train(out: Path = CLIP, seed: int = 0, steps: int = STEPS, log: float = 60.0
             last = time.time()
             swaps = swap_accuracy(model, 150)
             print(
-                f"clip {step + 1}/{steps} {last - start:.0f} s loss {loss.item():.3f} scale {model.logit_scale.exp().item():.1f} swaps",
+                f"clip {step + 1}/{steps} {last - start:.0f} s loss {loss.item():.3f} swaps",
                 " ".join(f"{k} {v:.2f}" for k, v in swaps.items()),
                 flush=True,
             )
@@ -262,7 +267,9 @@ def swap_accuracy(model: torch.nn.Module, count: int = 400, seed: int = 99) -> d
     images = embed_images(model, data.stack(drawings))
     out = {}
     for head, values in HEADS.items():
-        texts = [describe(replace(d, **{head: v}), template=k % N_TEMPLATES) for k, d in enumerate(drawings) for v in values]
+        texts = [
+            describe(replace(d, **{head: v}), template=k % N_TEMPLATES) for k, d in enumerate(drawings) for v in values
+        ]
         scores = np.einsum("nd,nvd->nv", images, embed_texts(model, texts).reshape(count, len(values), -1))
         truth = np.array([values.index(getattr(d, head)) for d in drawings])
         out[head] = float((scores.argmax(1) == truth).mean())

@@ -133,7 +133,9 @@ def train(
     autoencoder = AutoencoderKL.from_pretrained(SD / "vae", torch_dtype=torch.float32).eval()
     latents = encode_latents(autoencoder, data.stack(drawings))
     tokenizer = CLIPTokenizer.from_pretrained(SD / "tokenizer")
-    tokens = tokenise(tokenizer, [caption(d, rng) for d in drawings for _ in range(CAPTIONS)]).view(DRAWINGS, CAPTIONS, -1)
+    tokens = tokenise(tokenizer, [caption(d, rng) for d in drawings for _ in range(CAPTIONS)]).view(
+        DRAWINGS, CAPTIONS, -1
+    )
     empty = tokenise(tokenizer, [""])
     print(f"unet: latents mean {latents.mean():.3f} std {latents.std():.3f}", flush=True)
 
@@ -212,7 +214,9 @@ class Painter:
 
                 plan = DPMSolverMultistepScheduler.from_config(plan.config, algorithm_type="dpmsolver++")
             plan.set_timesteps(steps)
-            noise = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed + at + k)) for k in range(len(chunk))]
+            noise = [
+                torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed + at + k)) for k in range(len(chunk))
+            ]
             x = torch.stack(noise) * plan.init_noise_sigma
             states = torch.cat([self.embed([""] * len(chunk)), self.embed(chunk)])
             for t in plan.timesteps:

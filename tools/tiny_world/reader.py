@@ -89,7 +89,9 @@ class Reader:
         """Load config.json and model.safetensors (fp16, computed in fp32)."""
         config = json.loads((folder / "config.json").read_text())
         net = ReaderNet(config["width"], {name: len(values) for name, values in config["classes"].items()})
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()})
+        net.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
+        )
         return cls(net, {name: tuple(values) for name, values in config["classes"].items()})
 
     @torch.no_grad()
@@ -174,7 +176,9 @@ def save(net: ReaderNet, width: int, out: Path = READER) -> None:
     (out / "config.json").write_text(json.dumps({"width": width, "classes": CLASSES}, indent=2))
 
 
-def train(out: Path = READER, seed: int = 0, steps: int = STEPS, log: float = 30.0, width: int = 28) -> dict[str, float]:
+def train(
+    out: Path = READER, seed: int = 0, steps: int = STEPS, log: float = 30.0, width: int = 28
+) -> dict[str, float]:
     """Cross-entropy over all heads on degraded drawings and VAE round trips; returns held-out accuracy."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 11)

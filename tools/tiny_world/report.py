@@ -8,8 +8,19 @@ from dataclasses import replace
 import numpy as np
 
 from . import data
-from .drawings import BACKGROUNDS, COLOURS, N_TEMPLATES, POSITIONS, SHAPES, SUBJECTS, TEXTURES, Drawing, describe, sample
-from .export import ASSETS, folder_size
+from .drawings import (
+    BACKGROUNDS,
+    COLOURS,
+    N_TEMPLATES,
+    POSITIONS,
+    SHAPES,
+    SUBJECTS,
+    TEXTURES,
+    Drawing,
+    describe,
+    sample,
+)
+from .export import CLIP, DATASETS, READER, SD, folder_size
 from .reader import Reader
 
 HEADS = ("shape", "colour", "background", "texture", "position")
@@ -79,6 +90,9 @@ def run(count: int = 84) -> None:
     model = clip.load()
     print("CLIP attribute swaps:", clip.swap_accuracy(model))
     print("CLIP image cosines:", clip.cosines(model))
-    for part in sorted(ASSETS.iterdir()):
-        print(f"{part.name}: {folder_size(part) / 1e6:.2f} MB")
-    print(f"all assets: {folder_size(ASSETS) / 1e6:.2f} MB")
+    sizes = {part: folder_size(part) / 1e6 for part in (SD, CLIP, READER, DATASETS)}
+    print(
+        *(f"{part.name} {size:.2f} MB" for part, size in sizes.items()),
+        f"together {sum(sizes.values()):.2f} MB",
+        sep=", ",
+    )

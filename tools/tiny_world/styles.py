@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .drawings import _YX, SIZE
-
-_Y, _X = _YX
+SIZE = 64
+"""Pixels a side."""
+PIXELS = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) + 0.5
+"""Pixel centres, (2, 64, 64): y, x."""
+_Y, _X = PIXELS
 _EDGE = np.minimum(np.minimum(_X, SIZE - _X), np.minimum(_Y, SIZE - _Y))
 _RADIUS = np.hypot(_X - 32, _Y - 32) / 45.0
 

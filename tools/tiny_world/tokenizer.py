@@ -20,7 +20,26 @@ WORDS = (
     *POSITIONS,
     CLASS_WORD,
     STYLE_CLASS_WORD,
-    *("a an the of in on and with background style picture photo painting image white black , .").split(),
+    *[
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "and",
+        "with",
+        "background",
+        "style",
+        "picture",
+        "photo",
+        "painting",
+        "image",
+        "white",
+        "black",
+        ",",
+        ".",
+    ],
 )
 
 
@@ -35,7 +54,8 @@ def _merges() -> list[tuple[str, str]]:
     import open_clip
 
     path = Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
-    lines = gzip.open(path, "rt", encoding="utf-8").read().split("\n")[1 : 49152 - 256 - 2 + 1]
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        lines = file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
     return [(a, b) for a, b in (line.split() for line in lines)]
 
 
@@ -63,7 +83,7 @@ def write(out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     alphabet, merges = _byte_alphabet(), used_merges()
     tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges)]
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: n for n, token in enumerate(tokens)}
     (out / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]

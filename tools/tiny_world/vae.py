@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch.nn import functional as F
 
 from . import data
 from .export import save_half
@@ -91,7 +90,9 @@ def psnr(vae: AutoencoderKL, pixels: np.ndarray) -> np.ndarray:
 def fold_statistics(vae: AutoencoderKL, pixels: np.ndarray) -> None:
     """Make the posterior mean standard normal at scaling factor 0.18215, without changing pictures."""
     vae.eval()
-    z = torch.cat([vae.encode(to_unit(c)).latent_dist.mode() for c in np.array_split(pixels, max(1, len(pixels) // 64))])
+    z = torch.cat(
+        [vae.encode(to_unit(c)).latent_dist.mode() for c in np.array_split(pixels, max(1, len(pixels) // 64))]
+    )
     mean, std = z.mean(dim=(0, 2, 3)), z.std(dim=(0, 2, 3))
     gain = 1 / (std * SCALING)
     q, p = vae.quant_conv, vae.post_quant_conv
@@ -142,9 +143,14 @@ def train(out: Path, seed: int = 0, scale: float = 1.0, log: float = 30.0) -> Au
                 last = time.time()
                 quality = psnr(vae, held).mean()
                 vae.train()
-                print(f"vae {done}/{total} {last - start:.0f} s loss {loss.item():.4f} PSNR {quality:.2f} dB", flush=True)
+                print(
+                    f"vae {done}/{total} {last - start:.0f} s loss {loss.item():.4f} PSNR {quality:.2f} dB", flush=True
+                )
     vae.requires_grad_(True)
     fold_statistics(vae, pixels[:2000])
     save_half(vae, out)
-    print(f"vae done in {time.time() - start:.0f} s, PSNR {psnr(vae, held).mean():.2f} dB on held-out drawings", flush=True)
+    print(
+        f"vae done in {time.time() - start:.0f} s, PSNR {psnr(vae, held).mean():.2f} dB on held-out drawings",
+        flush=True,
+    )
     return vae
