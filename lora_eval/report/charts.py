@@ -201,10 +201,11 @@ def loss_chart(
     step, loss = np.asarray(step, float), np.asarray(loss, float)
     val_step, val_loss = np.asarray(val_step, float), np.asarray(val_loss, float)
     keep = np.isfinite(loss)
-    step, loss = step[keep], loss[keep]
+    step, loss = _blocks(step[keep], loss[keep])
     if len(step) < 2 and len(val_step) < 2:
         return '<p class="quiet">not measured: fewer than two points</p>'
-    smooth = _running_median(loss)
+    seen = _thin(len(loss))
+    smooth = _running_median(loss, seen)
     start = smooth[0] if len(smooth) and smooth[0] > 0 else 1.0
     val_start = val_loss[0] if len(val_loss) and val_loss[0] > 0 else 1.0
     curves = [smooth / start, val_loss / val_start]
@@ -215,9 +216,8 @@ def loss_chart(
     axes = Axes((float(everything.min()), float(everything.max())), (low - room, high + 2 * room))
     parts = [axes.open(title), axes.frame("step", "loss / first loss")]
     if len(step) > 1:
-        raw_step, raw = _thin(step, loss / start)
-        parts.append(axes.path(raw_step, np.clip(raw, axes.y0, axes.y1), "raw"))
-        parts.append(axes.path(*_thin(step, curves[0]), "line"))
+        parts.append(axes.path(step[seen], np.clip(loss[seen] / start, axes.y0, axes.y1), "raw"))
+        parts.append(axes.path(step[seen], curves[0], "line"))
     if len(val_step):
         parts.append(axes.path(val_step, curves[1], "line second"))
         points = [(axes.x(a), axes.y(b)) for a, b in zip(val_step, curves[1], strict=True) if _finite(b)]
@@ -252,25 +252,29 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(k * step, 10) + 0.0 for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _running_median(values: np.ndarray) -> np.ndarray:
-    """Median of about a twentieth of the curve around each point.
+def _blocks(step: np.ndarray, loss: np.ndarray, most: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """A long history as the medians of at most ``most`` blocks: what a running median costs grows with the square."""
+    if len(loss) <= most:
+        return step, loss
+    size = -(-len(loss) // most)
+    edges = range(0, len(loss), size)
+    return step[::size], np.array([np.median(loss[at : at + size]) for at in edges])
 
-    In blocks, because numpy's median copies every window: 200,000 steps at once would take 16 GB.
-    """
+
+def _running_median(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Median of about a twentieth of the curve around each of the places ``at`` (indices)."""
     width = max(1, len(values) // 20) | 1
     if width < 3:
-        return values
+        return values[at]
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, width // 2, mode="edge"), width)
-    rows = max(1, 1_000_000 // width)
-    return np.concatenate([np.median(windows[i : i + rows], axis=1) for i in range(0, len(windows), rows)])
+    return np.array([np.median(windows[i]) for i in at])
 
 
-def _thin(xs: np.ndarray, ys: np.ndarray, most: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``most`` evenly spaced points: more cannot be seen and make the page large."""
-    if len(xs) <= most:
-        return xs, ys
-    index = np.unique(np.linspace(0, len(xs) - 1, most).round().astype(int))
-    return xs[index], ys[index]
+def _thin(count: int, most: int = 400) -> np.ndarray:
+    """Indices of at most ``most`` evenly spaced points of ``count``: more cannot be seen and make the page large."""
+    if count <= most:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, most).round().astype(int))
 
 
 def _finite(value: Any) -> bool:
