@@ -80,7 +80,7 @@ def _pair(comparison: Comparison, first: str, second: str) -> str:
         before = row.dimension
     lead = (
         "Difference: the first less the second over pictures of the same prompt and seed, with its 95 % interval; a "
-        "band across the middle is a tie. Each band has its own scale. p: sign-flip test, corrected over all rows (Holm)."
+        "band across the middle is a tie. Bands have scales of their own. p: sign-flip test, Holm over all rows."
     )
     return section(f"{first} against {second}", scroll_table("", head, "".join(lines)), lead)
 

@@ -7,8 +7,6 @@ off again.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -57,11 +55,14 @@ def read_text(text: str) -> str:
 
 def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table as text, ``\\n`` line ends."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([safe_text(str(column)) for column in columns])
-    writer.writerows([cell_text(value) for value in row] for row in rows)
-    return buffer.getvalue()
+    lines = [[safe_text(str(column)) for column in columns]]
+    lines += [[cell_text(value) for value in row] for row in rows]
+    return "".join(",".join(map(_quoted, line)) + "\n" for line in lines)
+
+
+def _quoted(text: str) -> str:
+    """RFC 4180; the csv module leaves a lone carriage return unquoted and then reads it as a line end."""
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
 
 def write_cells(path: Path, cells: pd.DataFrame, metrics: pd.DataFrame | None = None) -> None:

@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-
-import numpy as np
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
