@@ -307,6 +307,11 @@ def _load_patchers(patchers: Sequence[Any], preserve: int = 0) -> None:
 def _unmerged(model: Any, family: str) -> Iterator[None]:
     """No LoRA in the weights inside; on leaving, those of the user's last picture are merged again."""
     original, before = model.forge_objects_original, model.forge_objects
+    applied, applied_hash, names = (
+        model.forge_objects_after_applying_lora,
+        model.current_lora_hash,
+        list(networks().loaded_networks),
+    )
     model.forge_objects = original.shallow_copy()
     text = before.clip.patcher
     _load_patchers([original.clip.patcher])
@@ -318,7 +323,9 @@ def _unmerged(model: Any, family: str) -> Iterator[None]:
     try:
         yield
     finally:
-        model.forge_objects = before
+        # what the host believes to be on must be what is merged, or it would leave the next picture's LoRA out
+        model.forge_objects, model.forge_objects_after_applying_lora = before, applied
+        model.current_lora_hash, networks().loaded_networks[:] = applied_hash, names
         for patcher in (text, before.unet):
             if patcher.lora_patches:
                 _load_patchers([patcher])

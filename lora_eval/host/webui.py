@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lora_eval.errors import HostError, Interrupted, LoraFileError
+from lora_eval.errors import HostError, LoraFileError
 from lora_eval.host.protocol import Drawn, Host, HostInfo, ImageRequest, Job, LoraUse, ModelInfo, Sampling
 from lora_eval.host.staging import Staging, fits_tag
-from lora_eval.log import logger
+from lora_eval.host.webui_draw import txt2img
+from lora_eval.host.webui_queue import QueueLock, WebuiJob
 
 _PACKAGES = ("torch", "numpy", "pillow", "gradio", "open_clip_torch", "transformers", "safetensors")
-
-# What users may have set that would change or stop a sweep. Live previews of two kinds fetch a decoder from the
-# network at the first use and fail the whole generation without one.
-_NEUTRAL = {"token_merging_ratio": 0.0, "sd_lora": "None"}
-_FETCHING_PREVIEWS = ("Approx NN", "TAESD")
 
 
 def networks() -> Any:
@@ -36,74 +31,6 @@ def networks() -> Any:
     if module is None or not hasattr(module, "loaded_networks"):
         raise HostError("the WebUI's built-in Lora extension is off; enable it under Extensions and restart")
     return module
-
-
-@contextmanager
-def _no_prompt_history(flags: Any) -> Iterator[None]:
-    """The prompt that the user drew last stays the one that the WebUI's arrow button brings back."""
-    before = getattr(flags, "no_prompt_history", False)
-    flags.no_prompt_history = True
-    try:
-        yield
-    finally:
-        flags.no_prompt_history = before
-
-
-class QueueLock:
-    """The host's ``queue_lock`` for one thread at a time, re-entrant in that thread (the host's own is not)."""
-
-    def __init__(self) -> None:
-        self._owner: int | None = None
-        self._depth = 0
-
-    @property
-    def mine(self) -> bool:
-        """Whether the calling thread holds it."""
-        return self._owner == threading.get_ident()
-
-    @property
-    def held(self) -> bool:
-        """Whether any thread of ours holds it."""
-        return self._owner is not None
-
-    def __enter__(self) -> QueueLock:
-        if not self.mine:
-            from modules.call_queue import queue_lock
-
-            queue_lock.acquire()
-            self._owner = threading.get_ident()
-        self._depth += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            from modules.call_queue import queue_lock
-
-            self._owner = None
-            queue_lock.release()
-
-
-class WebuiJob(Job):
-    """A job mirrored into the host's progress bar while the host's queue is ours."""
-
-    def __init__(self, host: WebuiHost, title: str, total: int) -> None:
-        super().__init__(title, total)
-        self._host = host
-
-    def report(self) -> None:
-        self._host.show(self)
-
-    def interrupt(self) -> None:
-        """Stop at the next check, and the batch being drawn at its next sampling step."""
-        super().interrupt()
-        self._host.stop_batch(self)
-
-    @property
-    def interrupted(self) -> bool:
-        if not self._stop and self._host.stop_asked(self):
-            self._stop = True
-        return self._stop
 
 
 class WebuiHost(Host):
@@ -346,87 +273,12 @@ class WebuiHost(Host):
         for indices in groups.values():
             if self._job is not None:
                 self._job.check()
-            drawn.update(zip(indices, self._txt2img([requests[i] for i in indices], sampling, use), strict=True))
+            drawn.update(zip(indices, txt2img([requests[i] for i in indices], sampling, use, self._shown), strict=True))
         return [drawn[index] for index in range(len(requests))]
 
-    def _txt2img(self, requests: Sequence[ImageRequest], sampling: Sampling, use: LoraUse | None) -> list[Drawn]:
-        from modules import processing, shared
-
-        tag = "" if use is None else " " + use.tag
-        while True:
-            shared.state.skipped = False
-            p = processing.StableDiffusionProcessingTxt2Img(
-                sd_model=shared.sd_model,
-                prompt=[request.prompt + tag for request in requests],
-                negative_prompt=[request.negative_prompt for request in requests],
-                seed=[request.seed for request in requests],
-                subseed=[0] * len(requests),
-                batch_size=len(requests),
-                n_iter=1,
-                steps=sampling.steps,
-                cfg_scale=sampling.cfg_scale,
-                width=sampling.width,
-                height=sampling.height,
-                sampler_name=sampling.sampler,
-                scheduler=sampling.scheduler,
-                restore_faces=False,
-                tiling=False,
-                do_not_save_samples=True,
-                do_not_save_grid=True,
-                do_not_reload_embeddings=True,
-                override_settings=self._overrides(sampling),
-            )
-            with closing(p):
-                try:
-                    with _no_prompt_history(shared.cmd_opts):
-                        result = processing.process_images(p)
-                except Exception as error:
-                    raise self._drawing_error(error, len(requests)) from error
-                if self._job is not None:
-                    self.show(self._job)
-                if shared.state.interrupted or shared.state.stopping_generation:
-                    raise Interrupted("drawing")
-                if shared.state.skipped:
-                    logger.info("Skip was pressed: the batch is incomplete and drawn again")
-                    continue
-                if result.comments and "error" in str(result.comments).lower():
-                    raise HostError(f"the WebUI reported: {' '.join(str(result.comments).split())}")
-                pictures = result.images[result.index_of_first_image :]
-                if len(pictures) != len(requests):
-                    raise HostError(
-                        f"the WebUI returned {len(pictures)} of {len(requests)} pictures; look at its console"
-                    )
-                # the host's own infotexts leave out the tags when no scripts run
-                texts = [
-                    processing.create_infotext(
-                        p,
-                        p.all_prompts,
-                        p.all_seeds,
-                        p.all_subseeds,
-                        index=i,
-                        all_negative_prompts=p.all_negative_prompts,
-                    )
-                    for i in range(len(requests))
-                ]
-            return [Drawn(picture.convert("RGB"), text) for picture, text in zip(pictures, texts, strict=True)]
-
-    def _overrides(self, sampling: Sampling) -> dict[str, Any]:
-        from modules import shared
-
-        wanted: dict[str, Any] = {"CLIP_stop_at_last_layers": sampling.clip_skip, **_NEUTRAL}
-        if shared.opts.show_progress_type in _FETCHING_PREVIEWS:
-            wanted["show_progress_type"] = "Approx cheap"
-        # the host puts back only what it finds among its values
-        return {key: value for key, value in wanted.items() if shared.opts.data.get(key, value) != value}
-
-    def _drawing_error(self, error: Exception, count: int) -> Exception:
-        if isinstance(error, HostError):
-            return error
-        line = " ".join(str(error).split()) or "no message"
-        if "out of memory" in line.lower():
-            mend = "lower the batch size" if count > 1 else "draw smaller pictures"
-            return HostError(f"out of memory drawing {count} pictures at once; {mend}")
-        return HostError(f"the WebUI could not draw: {type(error).__name__}: {line}")
+    def _shown(self) -> None:
+        if self._job is not None:
+            self.show(self._job)
 
     # -- LoRA files -------------------------------------------------------------------------------
 

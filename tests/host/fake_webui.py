@@ -53,8 +53,6 @@ class Processing:
 
     def __init__(self, **given: Any) -> None:
         self.__dict__.update(given)
-        self.all_prompts, self.all_seeds, self.all_subseeds = given["prompt"], given["seed"], given["subseed"]
-        self.all_negative_prompts = given["negative_prompt"]
 
     def close(self) -> None:
         """Nothing to close."""
@@ -108,7 +106,6 @@ class FakeWebui:
             "processing": SimpleNamespace(
                 StableDiffusionProcessingTxt2Img=Processing,
                 process_images=self.process_images,
-                create_infotext=lambda p, prompts, seeds, *_, index, **__: f"{prompts[index]}\nSeed: {seeds[index]}",
             ),
             "sd_samplers": SimpleNamespace(all_samplers=[SimpleNamespace(name="Euler"), SimpleNamespace(name="DDIM")]),
         }
@@ -153,7 +150,9 @@ class FakeWebui:
         pictures = [picture(prompt, seed) for prompt, seed in zip(p.prompt, p.seed, strict=True)]
         self.state.job_no += 1
         pictures = pictures[: len(pictures) - self.lose]
-        return SimpleNamespace(images=pictures, index_of_first_image=0, comments=self.comments)
+        shown = [" ".join(word for word in prompt.split() if not word.startswith("<lora:")) for prompt in p.prompt]
+        texts = [f"{prompt}\nSteps: {p.steps}, Seed: {seed}" for prompt, seed in zip(shown, p.seed, strict=True)]
+        return SimpleNamespace(images=pictures, infotexts=texts, index_of_first_image=0, comments=self.comments)
 
 
 def picture(prompt: str, seed: int) -> Image.Image:

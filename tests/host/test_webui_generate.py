@@ -53,7 +53,7 @@ def test_one_batch_with_the_prompts_seeds_and_settings_asked(webui: Any, host: A
     assert [np.asarray(d.image).tolist() for d in drawn] == [
         np.asarray(fakes.picture(prompt, seed)).tolist() for prompt, seed in (("a cat", 1), ("a dog", 2))
     ]
-    assert drawn[1].infotext == "a dog\nSeed: 2"
+    assert drawn[1].infotext == "a dog\nNegative prompt: no a dog\nSteps: 4, Seed: 2"
 
 
 def test_options_that_change_pictures_or_fetch_files_are_overridden_only_where_they_differ(
@@ -89,8 +89,9 @@ def test_unknown_sampler_is_refused_with_the_known_ones(webui: Any, host: Any) -
 
 def test_a_lora_of_the_folder_goes_by_its_own_name(webui: Any, host: Any) -> None:
     path = lora_at(webui.lora_dir / "sub" / "cat.safetensors")
-    host.generate(requests("a cat", "a dog"), SAMPLING, LoraUse(path, 0.7))
+    drawn = host.generate(requests("a cat", "a dog"), SAMPLING, LoraUse(path, 0.7))
     assert webui.calls[0].prompt == ["a cat <lora:cat:0.7>", "a dog <lora:cat:0.7>"]
+    assert drawn[0].infotext.startswith("a cat <lora:cat:0.7>\nNegative prompt: no a cat\nSteps: ")
     assert list(webui.lora_dir.rglob("*.safetensors")) == [path]
 
 
