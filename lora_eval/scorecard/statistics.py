@@ -75,14 +75,15 @@ class Draws:
         return Draws(estimate, samples, np.broadcast_to(n, estimate.shape), scope)
 
 
-def resample(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> Draws:
+def resample(values: np.ndarray, resamples: int = 1000, seed: int | Sequence[int] = 0) -> Draws:
     """Mean over prompts and seeds, with bootstrap draws.
 
     Args:
         values: (..., P, M): P prompts, up to M seeds each; NaN where there is no picture. The last
             axis may differ in meaning from prompt to prompt (seeds are nested in prompts).
         resamples: number of draws.
-        seed: the same seed and P, M give the same resamples.
+        seed: the same seed and P, M give the same resamples: use one seed for values to be paired, and
+            different ones for sets of pictures that have nothing to do with each other.
 
     Returns:
         Draws of shape ``values.shape[:-2]``. Every picture counts once.
@@ -98,8 +99,10 @@ def resample(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> Draws:
     return _resample(values, resamples, seed)
 
 
-def _resample(values: np.ndarray, resamples: int, seed: int) -> Draws:
+def _resample(values: np.ndarray, resamples: int, seed: int | Sequence[int]) -> Draws:
     shape = values.shape[:-2]
+    if not values.size:
+        return Draws(np.full(shape, np.nan), np.full((resamples, *shape), np.nan), np.zeros(shape, dtype=int), "none")
     valid = np.isfinite(values)
     flat = np.where(valid, values, 0.0).reshape(-1, *values.shape[-2:])
     mask = valid.reshape(flat.shape).astype(np.float64)

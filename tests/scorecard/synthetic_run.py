@@ -25,7 +25,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def saturating(weight: float) -> float:
     """How much of the concept a good LoRA brings: even, full at weight 1, no more after."""
-    return float(min(weight, 1.0)) ** 0.9
+    return float(np.sign(weight) * min(abs(weight), 1.0) ** 0.9)
 
 
 def make_run(

@@ -368,3 +368,22 @@ def test_style_and_pixel_statistics_may_be_missing() -> None:
     assert card.dimensions["consistency"].score is not None
     assert "not measured" in card.dimensions["strength"].evidence["measures"]["onset"]["verdict"]
     assert len(STYLES) == len(PIXELS) == 6
+
+
+@pytest.mark.parametrize("roles", [("unrelated",), ("negative",), ("plain", "unrelated"), ("challenge",)])
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_the_smallest_runs_cry_at_nothing_but_what_was_planted(roles: tuple[str, ...], seeds: int) -> None:
+    run = make_run(weights=(0.0, 0.5, 1.0), roles=roles, seeds=seeds)
+    card = decide(run, measure(run, 50))
+    assert flagged(card) == set()
+    assert (card.checkpoint is None) == (roles == ("unrelated",))
+
+
+def test_negative_weights_are_measured_and_never_recommended() -> None:
+    run = make_run(weights=(0.0, -0.5, 0.5, 1.0))
+    found = measure(run, 50)
+    backwards = row(found, "fidelity", "clip_i_gain", -0.5).value
+    assert backwards is not None and backwards < 0
+    assert decide(run, found).weight == 1.0
+    only = make_run(weights=(0.0, -0.5))
+    assert decide(only, measure(only, 50)).checkpoint is None

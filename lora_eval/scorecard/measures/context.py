@@ -44,8 +44,8 @@ class Context:
         return str(cells["image"].iloc[row]) if "image" in cells else f"row {row + 1}"
 
     def draws(self, cube: np.ndarray, prompts: list[int]) -> Draws:
-        """Bootstrap the (..., P, M) values of some prompts; the same prompts give paired draws."""
-        return resample(cube[..., prompts, :], self.resamples, self.seed)
+        """Bootstrap the (..., P, M) values of some prompts; the same prompts give paired draws, others independent."""
+        return resample(cube[..., prompts, :], self.resamples, [self.seed, *prompts])
 
     def paired_base(self, values: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
         """(N,) -> (C, P, M): weight 0's value where the condition has the twin (and ``like`` a number), else NaN."""

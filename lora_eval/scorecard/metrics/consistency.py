@@ -14,6 +14,8 @@ import numpy as np
 from lora_eval.scorecard.metrics import checks
 from lora_eval.scorecard.statistics import robust_z
 
+FREEDOM_NEEDED = 6
+
 
 @dataclass(frozen=True)
 class Carlos:
@@ -103,7 +105,8 @@ def pseudo_values(matrix: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Their mean is the pair mean itself, and they can be resampled like independent numbers (Arvesen,
     Ann. Math. Stat. 40, 1969), which pairs of resampled pictures cannot: a picture drawn twice would
-    pair with itself. Below three pictures the pair mean stands for each.
+    pair with itself. Two pictures are one pair: its cosine stands for the first, the second is NaN, so
+    that nobody takes it for two numbers that agree.
     """
     mean, row = pair_mean(matrix, mask), row_mean(matrix, mask)
     m = mask.sum(axis=-1)[..., None].astype(np.float64)
@@ -111,7 +114,8 @@ def pseudo_values(matrix: np.ndarray, mask: np.ndarray) -> np.ndarray:
         total = mean[..., None] * m * (m - 1)
         without = (total - 2.0 * row * (m - 1)) / ((m - 1) * (m - 2))
         pseudo = np.where(m > 2, m * mean[..., None] - (m - 1) * without, mean[..., None])
-    return np.where(mask, pseudo, np.nan)
+    first = mask & (np.cumsum(mask, axis=-1) == 1)
+    return np.where(np.where(m > 2, mask, first), pseudo, np.nan)
 
 
 def vendi_of_gram(gram: np.ndarray) -> np.ndarray:
@@ -206,15 +210,15 @@ def split(features: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 
     Features (P, M, D) are centred in each prompt over the masked seeds, so only what differs between
     draws of one prompt is left. Draws of two kinds (a mixed training set) put it on the line between
-    the kinds. NaN pair where no prompt has two draws.
+    the kinds. NaN pair below six degrees of freedom (draws less prompts): two draws are always on one line.
     """
     kept = mask & (mask.sum(axis=1) >= 2)[:, None]
-    if not kept.any():
+    freedom = int(kept.sum()) - int(kept.any(axis=1).sum())
+    if freedom < FREEDOM_NEEDED:
         return float("nan"), float("nan")
     count = np.maximum(kept.sum(axis=1), 1)[:, None, None]
     x = np.where(kept[..., None], features, 0.0)
     x = np.where(kept[..., None], x - x.sum(axis=1, keepdims=True) / count, 0.0)[kept]
-    freedom = max(1, int(kept.sum()) - int(kept.any(axis=1).sum()))
     # the smaller Gram has the same eigenvalues
     gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
     total = float(np.trace(gram))
