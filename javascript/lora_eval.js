@@ -24,6 +24,11 @@ var loraEval = window.loraEval || (function () {
         return Boolean(button);
     }
 
+    // newer gradio puts a tab into the page when it is first opened
+    function pressSoon(id, tries) {
+        if (!press(id) && tries > 0) setTimeout(function () { pressSoon(id, tries - 1); }, 100);
+    }
+
     function seen(element) {
         return element && element.offsetParent !== null;
     }
@@ -77,12 +82,16 @@ var loraEval = window.loraEval || (function () {
         const shown = root().querySelector("#lora_eval_train_job [data-le-folder]");
         self.run = shown ? shown.dataset.leFolder : "";
         openTab("lora_eval_score", "LoRA Scorecard");
-        press("lora_eval_score_fill");
+        pressSoon("lora_eval_score_fill", 50);
     };
 
     // -- large pictures ---------------------------------------------------------------------------
 
-    let box = null, around = [], at = 0;
+    let box = null, around = [], at = 0, tabOf = tabs[1];
+
+    function tabAround(element) {
+        return tabs.find(function (tab) { return element.closest("#" + tab + "_tab"); }) || tabs[1];
+    }
 
     function lightbox() {
         if (box) return box;
@@ -111,7 +120,7 @@ var loraEval = window.loraEval || (function () {
         box.querySelector("img").src = small.src;
         box.querySelector("figcaption").textContent = small.dataset.leWords || "";
         self.picture = small.dataset.lePicture;
-        press("lora_eval_score_whole");
+        press(tabOf + "_whole");
         box.querySelector(".close").focus();
     }
 
@@ -122,7 +131,7 @@ var loraEval = window.loraEval || (function () {
     }
 
     function whole() {
-        const answer = root().querySelector("#lora_eval_score_answer img[data-le-key]");
+        const answer = root().querySelector("#" + tabOf + "_answer img[data-le-key]");
         if (!box || !answer || answer.dataset.leKey !== self.picture) return;
         const large = box.querySelector("img");
         if (large.src !== answer.src) large.src = answer.src;
@@ -131,6 +140,7 @@ var loraEval = window.loraEval || (function () {
     function open(small) {
         const group = small.closest(".lora-eval-film, .lora-eval-pictures, .lora-eval-findings");
         around = Array.from((group || root()).querySelectorAll("img[data-le-picture]"));
+        tabOf = tabAround(small);
         show(Math.max(0, around.indexOf(small)));
     }
 
@@ -163,7 +173,7 @@ var loraEval = window.loraEval || (function () {
         const cancel = target.closest("[data-le-cancel]");
         if (cancel) {
             self.job = cancel.dataset.leCancel;
-            press("lora_eval_score_cancel");
+            press(tabAround(cancel) + "_cancel");
             tabs.forEach(hurry);
             return undefined;
         }

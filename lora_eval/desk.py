@@ -171,7 +171,9 @@ class Desk:
         if config.output_dir:
             given = Path(config.output_dir).expanduser()
             roots = [given, given.parent]
-        candidates = [path for root in roots for path in root.glob("*/config.yaml") if path.parent.name.startswith(base)]
+        candidates = [
+            path for root in roots for path in root.glob("*/config.yaml") if path.parent.name.startswith(base)
+        ]
         found = library.newest(candidates, job.started - 1)
         return None if found is None else found.parent
 
@@ -202,8 +204,11 @@ class Desk:
     def propose(self, run: Path) -> Proposal:
         """All checkpoints of a training run, with the kind it was trained as. Raises RunError without any."""
         files = library.checkpoints(run)
-        by_name = {path.name: label for label, path in self.loras().items() if path.parent == run or path.name in
-                   {file.name for file in files}}
+        by_name = {
+            path.name: label
+            for label, path in self.loras().items()
+            if path.parent == run or path.name in {file.name for file in files}
+        }
         labels = [by_name[path.name] for path in files if path.name in by_name]
         if not labels:
             raise RunError(f"{run} has no checkpoint yet; lower save_steps or wait for the end")
@@ -258,7 +263,9 @@ class Desk:
             folder = Path(job.result["folder"]) if job.result.get("folder") else None
         else:
             folder = next(iter(self.scored_runs()), None)
-        return ScoreView(job, folder, () if folder is None else _stamp(folder, ("scorecard.json", "images", "report.html")))
+        return ScoreView(
+            job, folder, () if folder is None else _stamp(folder, ("scorecard.json", "images", "report.html"))
+        )
 
     def scored_runs(self) -> list[Path]:
         """Scorecard runs on disk, the latest first."""

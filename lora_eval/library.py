@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -134,7 +135,7 @@ def seconds_per_image(output_folder: Path, steps: int | None = None, pixels: int
         times = sorted(path.stat().st_mtime for path in (run / "images").glob("*.png"))
         if len(times) < 8:
             continue
-        gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+        gaps = [b - a for a, b in itertools.pairwise(times)]
         # pictures of one batch are written together: only the waits between batches have a length
         waits = sorted(gap for gap in gaps if gap > 0.05) or [sum(gaps) / len(gaps)]
         limit = 10 * waits[len(waits) // 2]

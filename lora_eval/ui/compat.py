@@ -39,6 +39,11 @@ def keep() -> Update:
     return gr.update()  # type: ignore[no-any-return]
 
 
+def html(value: str = "", **about: Any) -> Any:
+    """An HTML component without the inner margin that newer versions give it."""
+    return gr.HTML(value, **about, **({"padding": False} if MAJOR >= 5 else {}))
+
+
 def section(markup: str) -> Update:
     """Markup for an HTML component that takes no room while there is none."""
     return gr.update(value=markup, visible=bool(markup))  # type: ignore[no-any-return]

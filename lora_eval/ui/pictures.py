@@ -31,7 +31,8 @@ def thumb(path: Path, words: str = "") -> str:
     while len(_keys) > _MOST:
         _keys.popitem(last=False)
     about = escape(words or path.name, quote=True)
-    return f'<img src="{source}" alt="{about}" loading="lazy" tabindex="0" data-le-picture="{key}" data-le-words="{about}">'
+    data = f'data-le-picture="{key}" data-le-words="{about}"'
+    return f'<img src="{source}" alt="{about}" loading="lazy" tabindex="0" {data}>'
 
 
 @lru_cache(maxsize=4000)

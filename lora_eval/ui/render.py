@@ -29,6 +29,14 @@ def escaped(value: object) -> str:
     return _e(value)
 
 
+def _badge(css: str, words: str) -> str:
+    return f'<span class="lora-eval-badge {_e(css)}">{_e(words)}</span>'
+
+
+def _button(data: str, value: str, words: str) -> str:
+    return f'<button type="button" class="lora-eval-small" data-le-{data}="{_e(value)}">{_e(words)}</button>'
+
+
 def _word(name: str, css: str = "") -> str:
     return f'<span class="{css}">{_e(text.WORDS[name])}</span>'
 
@@ -68,13 +76,15 @@ def job(state: JobState | None, folder: Path | None, nothing: str, hint: str = "
         times.append(f"{_word('ahead')} <b>{state.position}</b>")
     count = f"<span>{state.done} / {state.total}</span>" if state.total > 1 else ""
     line = f'<div class="lora-eval-text">{_e(state.text)}</div>' if active and state.text else ""
+    bar = f'role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}"'
+    quiet = f'<div class="lora-eval-quiet">{_e(hint)}</div>' if hint and state.status == RUNNING else ""
+    data += f' data-le-active="{int(active)}" data-le-status="{state.status}"'
     return (
-        f'<div class="lora-eval-job {state.status}" data-le-active="{int(active)}" data-le-status="{state.status}"{data}>'
-        f'<div class="lora-eval-line"><span class="lora-eval-badge {state.status}">{_e(text.STATUS[state.status])}</span>'
+        f'<div class="lora-eval-job {state.status}"{data}>'
+        f'<div class="lora-eval-line">{_badge(state.status, text.STATUS[state.status])}'
         f'<strong>{_e(state.title)}</strong>{count}<span class="lora-eval-times">{" · ".join(times)}</span></div>'
-        f'<div class="lora-eval-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}">'
-        f'<div style="width:{share:.1f}%"></div></div>{line}{message(state.error)}'
-        f"{f'<div class=lora-eval-quiet>{_e(hint)}</div>' if hint and state.status == RUNNING else ''}</div>"
+        f'<div class="lora-eval-bar" {bar}><div style="width:{share:.1f}%"></div></div>'
+        f"{line}{message(state.error)}{quiet}</div>"
     )
 
 
@@ -85,15 +95,9 @@ def queue(jobs: Sequence[JobState], kind: str) -> str:
         if state.status == RUNNING and state.kind == kind:
             continue
         tab = text.TRAIN_TITLE if state.kind == "train" else text.SCORE_TITLE
-        cancel = (
-            f'<button type="button" class="lora-eval-small" data-le-cancel="{_e(state.id)}">{_e(text.WORDS["cancel"])}</button>'
-            if state.status == QUEUED
-            else ""
-        )
-        rows.append(
-            f'<li><span class="lora-eval-badge {state.status}">{_e(text.STATUS[state.status])}</span>'
-            f"<span>{_e(tab)}</span><strong>{_e(state.title)}</strong>{cancel}</li>"
-        )
+        cancel = _button("cancel", state.id, text.WORDS["cancel"]) if state.status == QUEUED else ""
+        badge = _badge(state.status, text.STATUS[state.status])
+        rows.append(f"<li>{badge}<span>{_e(tab)}</span><strong>{_e(state.title)}</strong>{cancel}</li>")
     if not rows:
         return ""
     return f'<div class="lora-eval-queue"><h4>{_e(text.WORDS["queue"])}</h4><ol>{"".join(rows)}</ol></div>'
@@ -127,7 +131,7 @@ def loss(folder: Path | None) -> str:
     chart = loss_chart(history.step, history.loss, history.val_step, history.val_loss, marks, text.WORDS["loss"])
     return (
         f'<section class="lora-eval-section"><h4>{_e(text.WORDS["loss"])} '
-        f'<span class="lora-eval-badge state-{_e(found.state.replace(" ", "-"))}">{_e(text.STATES[found.state])}</span></h4>'
+        f"{_badge('state-' + found.state.replace(' ', '-'), text.STATES[found.state])}</h4>"
         f'<p class="lora-eval-diagnosis">{_e(found.reason)}</p><div class="lora-eval-chart">{chart}</div>'
         f'<p class="lora-eval-quiet">{_e(text.WORDS["loss_keys"])}</p></section>'
     )
@@ -144,7 +148,7 @@ def film(folder: Path | None) -> str:
         pictures = "".join(
             thumb(one.path, f"{text.WORDS['step']} {step} · {one.number + 1}") for one in found if one.step == step
         )
-        columns.append(f'<figure>{pictures}<figcaption>{_word("step")} <b>{step}</b></figcaption></figure>')
+        columns.append(f"<figure>{pictures}<figcaption>{_word('step')} <b>{step}</b></figcaption></figure>")
     return (
         f'<section class="lora-eval-section"><h4>{_e(text.WORDS["previews"])}</h4>'
         f'<div class="lora-eval-film" tabindex="0">{"".join(columns)}</div></section>'
@@ -164,12 +168,11 @@ def checked(found: Checked) -> str:
     )
     rows = []
     for finding in found.findings[:MOST_FINDINGS]:
-        picture = paths.get(finding["picture"])
+        path, severity = paths.get(finding["picture"]), finding["severity"]
         rows.append(
-            f'<li class="{_e(finding["severity"])}"><span class="lora-eval-thumb">{thumb(picture) if picture else ""}</span><div>'
-            f'<span class="lora-eval-badge {_e(finding["severity"])}">{_e(text.SEVERITY[finding["severity"]])}</span> '
-            f'<strong>{_e(finding["picture"])}</strong> <span>{_e(finding["message"])}</span>'
-            f'<div class="lora-eval-mend">{_e(finding["mend"])}</div></div></li>'
+            f'<li class="{_e(severity)}"><span class="lora-eval-thumb">{thumb(path) if path else ""}</span><div>'
+            f"{_badge(severity, text.SEVERITY[severity])} <strong>{_e(finding['picture'])}</strong> "
+            f'<span>{_e(finding["message"])}</span><div class="lora-eval-mend">{_e(finding["mend"])}</div></div></li>'
         )
     if len(found.findings) > MOST_FINDINGS:
         rows.append(f"<li>{_word('more_findings')} <b>{len(found.findings) - MOST_FINDINGS}</b></li>")
@@ -179,7 +182,8 @@ def checked(found: Checked) -> str:
         own = by_picture.get(picture.name, [])
         worst = own[0]["severity"] if own else ""
         caption = _e(picture.caption) or f"<i>{_e(text.WORDS['no_caption'])}</i>"
-        cards.append(f'<figure class="{worst}">{thumb(picture.path, picture.name)}<figcaption>{caption}</figcaption></figure>')
+        image = thumb(picture.path, picture.name)
+        cards.append(f'<figure class="{worst}">{image}<figcaption>{caption}</figcaption></figure>')
     if len(found.pictures) > MOST_PICTURES:
         cards.append(f"<p>{_word('more')} <b>{len(found.pictures) - MOST_PICTURES}</b></p>")
     return (
@@ -231,7 +235,7 @@ def verdict(card: dict[str, Any]) -> str:
         tag = f"<lora:{recommended['checkpoint']}:{recommended['weight']:g}>"
         use = (
             f'<div class="lora-eval-use">{_word("recommended")} <code>{_e(tag)}</code>'
-            f'<button type="button" class="lora-eval-small" data-le-copy="{_e(tag)}" >{_e(text.WORDS["copy"])}</button></div>'
+            f"{_button('copy', tag, text.WORDS['copy'])}</div>"
         )
     rows = []
     for name in DIMENSIONS:
@@ -247,10 +251,12 @@ def verdict(card: dict[str, Any]) -> str:
             f'<span class="lora-eval-quiet">{_e(QUESTIONS[name])}</span></div>'
             f'<div class="lora-eval-chart">{score_bar(score, found.get("ci_low"), found.get("ci_high"))}</div>'
             f'<div class="lora-eval-value">{value}</div>'
-            f'<div class="lora-eval-reason"><b>{_e(found.get("verdict", ""))}</b> <span>{_e(found.get("reason", ""))}</span></div></li>'
+            f'<div class="lora-eval-reason"><b>{_e(found.get("verdict", ""))}</b> '
+            f"<span>{_e(found.get('reason', ''))}</span></div></li>"
         )
     advice = "".join(
-        f'<li><span>{_e(one.get("change", ""))}</span> <span class="lora-eval-quiet">{_e(one.get("seen", ""))}</span></li>'
+        f"<li><span>{_e(one.get('change', ''))}</span> "
+        f'<span class="lora-eval-quiet">{_e(one.get("seen", ""))}</span></li>'
         for one in card.get("advice") or []
     )
     if advice:

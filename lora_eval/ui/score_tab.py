@@ -11,8 +11,8 @@ import gradio as gr
 from lora_eval.actions import ScoreOrder
 from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
-from lora_eval.ui import pictures, render, text
-from lora_eval.ui.compat import Update, keep, listen, section, transient
+from lora_eval.ui import page, render, text
+from lora_eval.ui.compat import Update, html, keep, listen, section, transient
 from lora_eval.ui.order import OPTIONAL, SAMPLING, make_order
 
 REDRAW = 2.0
@@ -37,7 +37,7 @@ def make(desk: Desk) -> gr.Blocks:
         _wire_jobs(desk, buttons, said, shown, inputs)
         _wire_result(desk, shown)
         _wire_poll(desk, shown)
-        _wire_page(desk, shown)
+        page.wire_requests(desk, "score", shown, shown["weight"])
     return blocks
 
 
@@ -72,7 +72,7 @@ def _choices(desk: Desk) -> dict[str, Any]:
     controls["preset"] = gr.Radio(
         list(text.PRESETS), value="standard", label=label, info=info, elem_id=f"{ELEMENT}_preset"
     )
-    controls["estimate"] = gr.HTML(_first_estimate(desk), elem_id=f"{ELEMENT}_estimate")
+    controls["estimate"] = html(_first_estimate(desk), elem_id=f"{ELEMENT}_estimate")
     return controls
 
 
@@ -80,11 +80,13 @@ def _buttons() -> tuple[dict[str, Any], Any]:
     with gr.Row(elem_classes=["lora-eval-buttons"]):
         buttons = {
             "run": gr.Button(text.RUN, variant="primary", scale=3, min_width=120, elem_id=f"{ELEMENT}_start"),
-            "interrupt": gr.Button(text.INTERRUPT, variant="stop", scale=1, min_width=90, elem_id=f"{ELEMENT}_interrupt"),
+            "interrupt": gr.Button(
+                text.INTERRUPT, variant="stop", scale=1, min_width=90, elem_id=f"{ELEMENT}_interrupt"
+            ),
         }
     # the page clicks this one when a training run is to be scored, with the run's folder
-    buttons["fill"] = gr.Button("fill", elem_id=f"{ELEMENT}_fill", elem_classes=["lora-eval-hidden"])
-    return buttons, gr.HTML(visible=False, elem_id=f"{ELEMENT}_message")
+    buttons["fill"] = gr.Button("fill", elem_id=f"{ELEMENT}_fill", elem_classes=page.HIDDEN)
+    return buttons, html(visible=False, elem_id=f"{ELEMENT}_message")
 
 
 def _settings(desk: Desk) -> dict[str, Any]:
@@ -139,17 +141,16 @@ def _settings(desk: Desk) -> dict[str, Any]:
 
 
 def _results(desk: Desk) -> dict[str, Any]:
-    hidden = ["lora-eval-hidden"]
     shown: dict[str, Any] = {}
     label, info = text.HISTORY
     with gr.Row():
         shown["history"] = transient(
             gr.Dropdown(_names(desk.scored_runs()), value=None, label=label, info=info, elem_id=f"{ELEMENT}_history")
         )
-    shown["job"] = gr.HTML(render.empty(text.SCORE_EMPTY), elem_id=f"{ELEMENT}_job")
-    shown["queue"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_queue")
-    shown["live"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_live")
-    shown["verdict"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_verdict")
+    shown["job"] = html(render.empty(text.SCORE_EMPTY), elem_id=f"{ELEMENT}_job")
+    shown["queue"] = html(visible=False, elem_id=f"{ELEMENT}_queue")
+    shown["live"] = html(visible=False, elem_id=f"{ELEMENT}_live")
+    shown["verdict"] = html(visible=False, elem_id=f"{ELEMENT}_verdict")
     with gr.Accordion(text.USE, open=True, visible=False, elem_id=f"{ELEMENT}_use_group") as shown["group"]:
         with gr.Row():
             label, info = text.USE_LORA
@@ -163,17 +164,12 @@ def _results(desk: Desk) -> dict[str, Any]:
             shown["use"] = gr.Button(
                 text.USE_WEIGHT, min_width=120, elem_id=f"{ELEMENT}_use", elem_classes=["lora-eval-low"]
             )
-        shown["used"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_used")
+        shown["used"] = html(visible=False, elem_id=f"{ELEMENT}_used")
         shown["files"] = gr.File(
             label=text.DOWNLOADS, file_count="multiple", interactive=False, elem_id=f"{ELEMENT}_files"
         )
-    shown["report"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_report")
-    for name in ("poll", "show", "whole", "cancel"):
-        shown[name] = gr.Button(name, elem_id=f"{ELEMENT}_{name}", elem_classes=hidden)
-    shown["answer"] = gr.HTML(elem_id=f"{ELEMENT}_answer", elem_classes=hidden)
-    shown["tick"] = gr.HTML(elem_id=f"{ELEMENT}_tick", elem_classes=hidden)
-    shown["state"] = gr.State(None)
-    return shown
+    shown["report"] = html(visible=False, elem_id=f"{ELEMENT}_report")
+    return {**shown, **page.make_requests(ELEMENT)}
 
 
 def _labels(desk: Desk) -> list[str]:
@@ -202,9 +198,7 @@ def _order(desk: Desk, values: tuple[Any, ...]) -> ScoreOrder:
     return make_order(dict(zip(ORDER, values, strict=True)), desk.loras())
 
 
-def _wire_choices(
-    desk: Desk, controls: dict[str, Any], buttons: dict[str, Any], said: Any, inputs: list[Any]
-) -> None:
+def _wire_choices(desk: Desk, controls: dict[str, Any], buttons: dict[str, Any], said: Any, inputs: list[Any]) -> None:
     def refresh(chosen: list[str] | None) -> list[Any]:
         labels = _labels(desk)
         kept = [label for label in chosen or [] if label in labels]
@@ -306,9 +300,16 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
         if runs != state["runs"]:
             state["runs"], history = runs, gr.update(choices=runs)
         state["tick"] += 1
-        tick = f'<i data-le-tick="{state["tick"]}"></i>'
-        job = render.score_job(view)
-        return [state, job, section(render.queue(desk.waiting(), "score")), live, *result, history, tick]
+        job, waiting = render.score_job(view), section(render.queue(desk.waiting(), "score"))
+        return [
+            state,
+            job,
+            waiting,
+            live,
+            *result,
+            history,
+            page.tick(state["tick"]),
+        ]
 
     names = ("state", "job", "queue", "live", *RESULT, "history", "tick")
     listen(shown["poll"].click, poll, [shown["state"], shown["history"]], [shown[name] for name in names], quiet=True)
@@ -318,7 +319,15 @@ def _result(desk: Desk, folder: Path | None) -> list[Any]:
     """Updates of the components in RESULT."""
     from lora_eval import library
 
-    nothing = [section(""), gr.update(visible=False), "", "", section(""), gr.update(value=None, visible=False), section("")]
+    nothing = [
+        section(""),
+        gr.update(visible=False),
+        "",
+        "",
+        section(""),
+        gr.update(value=None, visible=False),
+        section(""),
+    ]
     if folder is None:
         return nothing
     try:
@@ -339,20 +348,3 @@ def _result(desk: Desk, folder: Path | None) -> list[Any]:
         gr.update(value=files or None, visible=bool(files)),
         section(render.report(folder)),
     ]
-
-
-def _wire_page(desk: Desk, shown: dict[str, Any]) -> None:
-    """What the page's script asks for: a whole picture, a waiting job taken out."""
-
-    def whole(key: str) -> str:
-        source = pictures.whole(str(key))
-        return f'<img data-le-key="{render.escaped(key)}" src="{source}" alt="">' if source else ""
-
-    def cancel(id: str) -> Update:
-        desk.interrupt(str(id))
-        return section(render.queue(desk.waiting(), "score"))
-
-    # the script's answer takes the place of the input, which only has to be one that holds a text
-    stand_in = [shown["weight"]]
-    listen(shown["whole"].click, whole, stand_in, [shown["answer"]], js="() => [loraEval.picture]", quiet=True)
-    listen(shown["cancel"].click, cancel, stand_in, [shown["queue"]], js="() => [loraEval.job]", quiet=True)

@@ -31,19 +31,14 @@ def build(desk: Desk | None = None) -> tuple[gr.Blocks, dict[str, Any]]:
     return page, launching
 
 
-def launch(
-    host: str = "127.0.0.1", port: int | None = None, desk: Desk | None = None, block: bool = True
-) -> gr.Blocks:
+def launch(host: str = "127.0.0.1", port: int | None = None, desk: Desk | None = None, block: bool = True) -> gr.Blocks:
     """Serve the page. ``block``: until the process is ended."""
     page, options = build(desk)
+    if compat.MAJOR < 6:
+        options["show_api"] = False
+    else:
+        options["footer_links"] = []
     page.launch(
-        server_name=host,
-        server_port=port or DEFAULT_PORT,
-        prevent_thread_lock=not block,
-        show_api=False,
-        quiet=not block,
-        **options,
-    ) if compat.MAJOR < 6 else page.launch(
         server_name=host, server_port=port or DEFAULT_PORT, prevent_thread_lock=not block, quiet=not block, **options
     )
     return page

@@ -1,6 +1,6 @@
 """Every text that the tabs show. ``localizations/zh_CN.json`` has a translation for each; a test keeps it so.
 
-The WebUI translates whole text nodes, so a text here is never glued to a number: the two stand in elements of their own.
+The WebUI translates whole text nodes, so a text here is never glued to a number: each stands in an element of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "LoRA network": {
         "lora_rank": ("Rank", "8 first; 4 when memory is short, 16 when 8 learns too little"),
         "lora_alpha": ("Alpha", "empty: the same as the rank, so that the scale is 1"),
-        "preset": ("Layers", "attention: Q, K, V and output; transformer: what kohya trains; full: with 3x3 convolutions"),
+        "preset": (
+            "Layers",
+            "attention: Q, K, V and output; transformer: what kohya trains; full: with 3x3 convolutions",
+        ),
         "conv_rank": ("Rank of convolutions", "only for the full preset; empty: the rank"),
         "blocks": ("Blocks", "train only these parts of the UNet; none ticked: all"),
         "rank_stabilised": ("Rank-stabilised scale", "alpha over the square root of the rank (rsLoRA)"),
@@ -28,7 +31,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "epochs": ("Epochs", "passes over the pictures; 10 to 15 are advised"),
         "max_steps": ("Step limit", "stop after so many steps all the same; empty: no limit"),
         "batch_size": ("Batch size", "pictures in one pass; 4 to 6 on 24 GB, 1 or 2 when memory is short"),
-        "gradient_accumulation": ("Gradient accumulation", "passes in one step; acts like a larger batch without its memory"),
+        "gradient_accumulation": (
+            "Gradient accumulation",
+            "passes in one step; acts like a larger batch without its memory",
+        ),
         "learning_rate": ("Learning rate", "2e-4 for a style, 1e-4 for a character or an object"),
         "optimizer": ("Optimiser", "adamw8bit, lion and prodigy need their package"),
         "lr_scheduler": ("Learning rate schedule", "how the learning rate changes over the run"),
@@ -44,7 +50,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "min_snr_gamma": ("Min-SNR gamma", "5 evens out the timesteps; empty: off"),
         "noise_offset": ("Noise offset", "helps very dark and very bright pictures; 0: off"),
         "mixed_precision": ("Mixed precision", "auto: as the WebUI computes"),
-        "on_out_of_memory": ("When memory runs out", "smaller: go on with smaller settings of the same effect; stop: an error"),
+        "on_out_of_memory": (
+            "When memory runs out",
+            "smaller: go on with smaller settings of the same effect; stop: an error",
+        ),
         "gradient_checkpointing": ("Gradient checkpointing", "less memory, about a third slower"),
     },
     "Captions and pictures": {
@@ -61,7 +70,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "no_upscale": ("Do not enlarge", "small pictures keep their size"),
     },
     "Validation and early stop": {
-        "validation_fraction": ("Held-out share", "pictures kept aside to measure with; empty: a tenth from 20 pictures up"),
+        "validation_fraction": (
+            "Held-out share",
+            "pictures kept aside to measure with; empty: a tenth from 20 pictures up",
+        ),
         "validation_steps": ("Validate every", "steps; empty: about twenty times a run"),
         "early_stop": ("Patience", "stop after so many validations without a better loss; 0: never"),
     },
@@ -78,19 +90,25 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "sample_cfg": ("CFG scale of test pictures", "how strictly the prompt is followed"),
     },
     "Files and folders": {
-        "metadata_path": ("Caption table", "metadata.csv with file name and prompt; empty: the folder's own, else .txt beside each picture"),
+        "metadata_path": (
+            "Caption table",
+            "metadata.csv with file name and prompt; empty: the folder's own, else .txt beside each picture",
+        ),
         "output_dir": ("Output folder", "empty: the WebUI's outputs"),
         "base_model": ("Base model", "empty: the one in memory; a name here is checked against it"),
         "cache_latents_to_disk": ("Keep encodings", "a second run on the same pictures starts faster"),
         "publish": ("Put into the LoRA folder", "the finished LoRA can be used at once"),
     },
-}  # fmt: skip
+}
 
 # -- LoRA Train --------------------------------------------------------------------------------------
 STEP_FOLDER = "1 · Pictures"
 STEP_NAME = "2 · Name and trigger"
 STEP_TEMPLATE = "3 · Template"
-FOLDER = ("Folder of pictures", "50 to 200 clean, sharp pictures; a caption for each in metadata.csv or a .txt beside it")
+FOLDER = (
+    "Folder of pictures",
+    "50 to 200 clean, sharp pictures; a caption for each in metadata.csv or a .txt beside it",
+)
 FOLDER_HINT = "for example /data/my_style"
 CHECK = "Check pictures"
 NAME = ("LoRA name", "file name and <lora:NAME:1>; empty: the folder's name")
@@ -120,7 +138,10 @@ PRESET = ("Preset", "how much is drawn: more pictures, narrower intervals")
 PRESETS = ("quick", "standard", "thorough")
 RUN = "Run"
 WHAT = "What is drawn"
-WEIGHTS = ("Weights", "range as in the X/Y/Z plot, for example 0-1.2 [7], 0-1(+0.2) or 0.4, 0.6, 0.9; empty: the preset's")
+WEIGHTS = (
+    "Weights",
+    "range as in the X/Y/Z plot, for example 0-1.2 [7], 0-1(+0.2) or 0.4, 0.6, 0.9; empty: the preset's",
+)
 SEEDS = ("Seeds per prompt", "empty: the preset's")
 PROMPTS = ("Number of prompts", "empty: the preset's")
 SUITE = ("Prompt suite", "a shipped one, or the path of a YAML or CSV file")

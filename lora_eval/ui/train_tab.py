@@ -9,8 +9,8 @@ import gradio as gr
 
 from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
-from lora_eval.ui import form, render, text
-from lora_eval.ui.compat import Update, keep, listen, section, transient
+from lora_eval.ui import form, page, render, text
+from lora_eval.ui.compat import Update, html, keep, listen, section, transient
 
 REDRAW = 2.0
 """Seconds between two drawings of the loss chart while a run goes on."""
@@ -35,6 +35,7 @@ def make(desk: Desk) -> gr.Blocks:
         _wire_check(desk, top, controls, shown)
         _wire_yaml(desk, yaml_show, yaml_use, yaml_box, said, everything, inputs)
         _wire_poll(desk, shown)
+        page.wire_requests(desk, "train", shown, top["name"])
     return blocks
 
 
@@ -42,7 +43,7 @@ def make(desk: Desk) -> gr.Blocks:
 
 
 def _heading(words: str) -> None:
-    gr.HTML(f'<h3 class="lora-eval-heading">{words}</h3>')
+    html(f'<h3 class="lora-eval-heading">{words}</h3>')
 
 
 def _choices() -> dict[str, Any]:
@@ -74,10 +75,12 @@ def _buttons() -> tuple[dict[str, Any], Any]:
     with gr.Row(elem_classes=["lora-eval-buttons"]):
         buttons = {
             "train": gr.Button(text.TRAIN, variant="primary", scale=3, min_width=120, elem_id=f"{ELEMENT}_start"),
-            "interrupt": gr.Button(text.INTERRUPT, variant="stop", scale=1, min_width=90, elem_id=f"{ELEMENT}_interrupt"),
+            "interrupt": gr.Button(
+                text.INTERRUPT, variant="stop", scale=1, min_width=90, elem_id=f"{ELEMENT}_interrupt"
+            ),
             "resume": gr.Button(text.RESUME, scale=1, min_width=90, elem_id=f"{ELEMENT}_resume"),
         }
-    return buttons, gr.HTML(visible=False, elem_id=f"{ELEMENT}_message")
+    return buttons, html(visible=False, elem_id=f"{ELEMENT}_message")
 
 
 def _settings(desk: Desk) -> dict[str, Any]:
@@ -104,19 +107,15 @@ def _yaml() -> tuple[Any, Any, Any]:
 
 
 def _results() -> dict[str, Any]:
-    hidden = ["lora-eval-hidden"]
     shown: dict[str, Any] = {
-        "job": gr.HTML(render.empty(text.TRAIN_EMPTY), elem_id=f"{ELEMENT}_job"),
-        "queue": gr.HTML(visible=False, elem_id=f"{ELEMENT}_queue"),
-        "loss": gr.HTML(visible=False, elem_id=f"{ELEMENT}_loss"),
-        "film": gr.HTML(visible=False, elem_id=f"{ELEMENT}_film"),
+        "job": html(render.empty(text.TRAIN_EMPTY), elem_id=f"{ELEMENT}_job"),
+        "queue": html(visible=False, elem_id=f"{ELEMENT}_queue"),
+        "loss": html(visible=False, elem_id=f"{ELEMENT}_loss"),
+        "film": html(visible=False, elem_id=f"{ELEMENT}_film"),
     }
     shown["score"] = gr.Button(text.SCORE_RUN, visible=False, elem_id=f"{ELEMENT}_score")
-    shown["check"] = gr.HTML(visible=False, elem_id=f"{ELEMENT}_checked")
-    shown["poll"] = gr.Button("poll", elem_id=f"{ELEMENT}_poll", elem_classes=hidden)
-    shown["tick"] = gr.HTML(elem_id=f"{ELEMENT}_tick", elem_classes=hidden)
-    shown["state"] = gr.State(None)
-    return shown
+    shown["check"] = html(visible=False, elem_id=f"{ELEMENT}_checked")
+    return {**shown, **page.make_requests(ELEMENT)}
 
 
 # -- what they do ------------------------------------------------------------------------------------
@@ -169,9 +168,7 @@ def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown
     listen(shown["score"].click, None, [], [], js="() => { loraEval.scoreRun(); return []; }")
 
 
-def _wire_yaml(
-    desk: Desk, show: Any, use: Any, box: Any, said: Any, names: list[str], inputs: list[Any]
-) -> None:
+def _wire_yaml(desk: Desk, show: Any, use: Any, box: Any, said: Any, names: list[str], inputs: list[Any]) -> None:
     def write(*values: Any) -> list[Any]:
         try:
             return [desk.to_yaml(form.read_values(names, values)), section("")]
@@ -200,11 +197,16 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
             loss, film = section(render.loss(view.folder)), section(render.film(view.folder))
             state["stamp"], state["drawn"] = view.stamp, now
         state["tick"] += 1
-        tick = f'<i data-le-tick="{state["tick"]}"></i>'
         waiting = section(render.queue(desk.waiting(), "train"))
-        return [state, render.train_job(view), waiting, loss, film, gr.update(visible=view.folder is not None), tick]
+        return [
+            state,
+            render.train_job(view),
+            waiting,
+            loss,
+            film,
+            gr.update(visible=view.folder is not None),
+            page.tick(state["tick"]),
+        ]
 
     outputs = [shown[name] for name in ("state", "job", "queue", "loss", "film", "score", "tick")]
     listen(shown["poll"].click, poll, [shown["state"]], outputs, quiet=True)
-
-

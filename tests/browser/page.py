@@ -107,11 +107,15 @@ class PaperDesk(Desk):
         root = Path(folder)
         if not root.is_dir():
             raise LoraEvalError(f"{folder} does not exist; give the folder with the training pictures")
-        pictures = [CheckedPicture(path.name, path, f"{path.stem}, a <b>garden</b>") for path in sorted(root.glob("*.png"))]
-        findings = [
-            {"severity": "warning", "code": "few", "picture": "", "message": "12 picture(s)", "mend": "50 to 200 are advised"},
-            {"severity": "error", "code": "blank", "picture": pictures[0].name, "message": "one flat colour", "mend": "remove it"},
-        ]  # fmt: skip
+        pictures = [
+            CheckedPicture(path.name, path, f"{path.stem}, a <b>garden</b>") for path in sorted(root.glob("*.png"))
+        ]
+        names = ("severity", "code", "picture", "message", "mend")
+        rows = [
+            ("error", "blank", pictures[0].name, "one flat colour", "remove it"),
+            ("warning", "few pictures", "", "12 picture(s)", "50 to 200 are advised"),
+        ]
+        findings = [dict(zip(names, row, strict=True)) for row in rows]
         return Checked(pictures, findings)
 
     def score(self, order: ScoreOrder) -> str:

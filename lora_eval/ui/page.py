@@ -1,0 +1,47 @@
+"""What the page's own script asks for, in both tabs: a whole picture, a waiting job taken out of the queue.
+
+Each tab has its own hidden buttons: a tab that was never opened is not in the page at all in newer gradio.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from lora_eval.desk import Desk
+from lora_eval.ui import pictures, render
+from lora_eval.ui.compat import Update, html, listen, section
+
+HIDDEN = ["lora-eval-hidden"]
+
+
+def make_requests(element: str) -> dict[str, Any]:
+    """The hidden buttons and where their answers go."""
+    made: dict[str, Any] = {
+        name: gr.Button(name, elem_id=f"{element}_{name}", elem_classes=HIDDEN) for name in ("poll", "whole", "cancel")
+    }
+    for name in ("answer", "tick"):
+        made[name] = html(elem_id=f"{element}_{name}", elem_classes=HIDDEN)
+    made["state"] = gr.State(None)
+    return made
+
+
+def wire_requests(desk: Desk, kind: str, shown: dict[str, Any], stand_in: Any) -> None:
+    """``stand_in``: a component that holds a text; the script's answer takes the place of its value."""
+
+    def whole(key: str) -> str:
+        source = pictures.whole(str(key))
+        return f'<img data-le-key="{render.escaped(key)}" src="{source}" alt="">' if source else ""
+
+    def cancel(id: str) -> Update:
+        desk.interrupt(str(id))
+        return section(render.queue(desk.waiting(), kind))
+
+    listen(shown["whole"].click, whole, [stand_in], [shown["answer"]], js="() => [loraEval.picture]", quiet=True)
+    listen(shown["cancel"].click, cancel, [stand_in], [shown["queue"]], js="() => [loraEval.job]", quiet=True)
+
+
+def tick(number: int) -> str:
+    """Tells the script that its question was answered."""
+    return f'<i data-le-tick="{number}"></i>'
