@@ -102,6 +102,8 @@ class WebuiHost(Host):
         self._check_same_model()
         model = self._loaded()
         if model is None:
+            if self._lock.held and not self._lock.mine:
+                raise HostError("another checkpoint was chosen; it is loaded when the running job is over")
             with self._turn("loading the checkpoint"):
                 model = self._load()
         if self._run_model is None and self._job is not None:
