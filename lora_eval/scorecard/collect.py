@@ -17,6 +17,7 @@ from lora_eval.report.tables import write_cells, write_summary
 from lora_eval.scorecard import pixels
 from lora_eval.scorecard.data import Prompt, RunData, Scorecard
 from lora_eval.scorecard.decide import decide
+from lora_eval.scorecard.extras import measure_extras
 from lora_eval.scorecard.features import AnyEncoder, FeatureCache, Source
 from lora_eval.scorecard.measure import measure
 from lora_eval.scorecard.references import References, load_pictures
@@ -79,7 +80,11 @@ def build_data(
         notes.setdefault(
             "history", "no loss history was found beside the LoRA; name the training's history.csv or its logs"
         )
+    # texts before the extra encoders: the last to save must have read what the others wrote
     texts = [text for prompt in prompts.values() for text in prompt.texts()]
+    embedded = cache.texts(texts) if texts else {}
+    extra, extra_references, missing = measure_extras(cache.folder, kind, sources, existing, size)
+    notes.update({name: why for name, why in missing.items() if name not in notes})
     data = RunData(
         cells=cells,
         prompts=prompts,
@@ -90,10 +95,12 @@ def build_data(
         style_names=list(pixels.STYLE_NAMES),
         pixels=drawn.distortions,
         pixel_names=list(pixels.DISTORTION_NAMES),
-        texts=cache.texts(texts) if texts else {},
+        texts=embedded,
         references=pictures,
         training=training,
         histories=histories,
+        extra=extra,
+        extra_references=extra_references,
         encoder=cache.encoder_id,
         notes=notes,
     )

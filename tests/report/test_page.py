@@ -21,7 +21,7 @@ EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 class Parsed(html.parser.HTMLParser):
     """Tags with their attributes, text, and whether every tag is closed."""
 
-    VOID = {"meta", "img", "br", "line", "circle", "rect", "polygon", "polyline", "path"}
+    VOID = frozenset({"meta", "img", "br", "line", "circle", "rect", "polygon", "polyline", "path"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -132,7 +132,8 @@ def test_text_from_outside_cannot_become_markup(run):
         dimensions={
             name: Dimension(
                 name, 0.5, 0.1, 0.9, 3, EVIL, EVIL,
-                {"drifting": [{"image": EVIL, "z": 4.0}], "copies": [{"image": EVIL, "training": EVIL, "cosine": 1, "ssim": 1}],
+                {"drifting": [{"image": EVIL, "z": 4.0}],
+                 "copies": [{"image": EVIL, "training": EVIL, "cosine": 1, "ssim": 1}],
                  "best_and_worst": {"best": EVIL, "worst": EVIL}, "elements": [{"prompt": EVIL, "element": EVIL}]},
             )
             for name in DIMENSIONS

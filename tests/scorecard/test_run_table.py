@@ -96,6 +96,7 @@ def test_prompts_without_the_trigger_are_unrelated(drawn, tmp_path):
     table = bare(drawn, tmp_path)
     for row in table:
         row["prompt"] = row["prompt"].replace("a red zorp", "a red star")
+        row["role"] = ""
     measure(write(tmp_path / "mine.csv", table), tmp_path / "out")
     roles = {row["prompt"]: row["role"] for row in rows(tmp_path / "out" / "cells.csv")}
     assert roles["a red star, gray background"] == "unrelated"
