@@ -152,22 +152,16 @@ def _load_folder(path: Path, dtype: torch.dtype) -> dict[str, Any]:
             "give the folder that holds model_index.json"
         )
     try:
+        vae_kind = vae_dtype(AutoencoderKL.load_config(path / "vae"), dtype)
         parts: dict[str, Any] = {
-            "unet": UNet2DConditionModel.from_pretrained(
-                path / "unet", torch_dtype=dtype, **_weights_options(path / "unet")
-            ),
-            "vae": AutoencoderKL.from_pretrained(
-                path / "vae",
-                torch_dtype=vae_dtype(AutoencoderKL.load_config(path / "vae"), dtype),
-                **_weights_options(path / "vae"),
-            ),
-            "text_encoders": [CLIPTextModel.from_pretrained(path / "text_encoder", use_safetensors=True)],
+            "unet": _load_network(UNet2DConditionModel, path / "unet", torch_dtype=dtype),
+            "vae": _load_network(AutoencoderKL, path / "vae", torch_dtype=vae_kind),
+            "text_encoders": [_load_network(CLIPTextModel, path / "text_encoder")],
             "tokenizers": [CLIPTokenizer.from_pretrained(path / "tokenizer")],
             "schedule": json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")),
         }
         if (path / "text_encoder_2").is_dir():
-            second = CLIPTextModelWithProjection.from_pretrained(path / "text_encoder_2", use_safetensors=True)
-            parts["text_encoders"].append(second)
+            parts["text_encoders"].append(_load_network(CLIPTextModelWithProjection, path / "text_encoder_2"))
             parts["tokenizers"].append(CLIPTokenizer.from_pretrained(path / "tokenizer_2"))
         index = path / "model_index.json"
         if index.is_file():
@@ -177,11 +171,16 @@ def _load_folder(path: Path, dtype: torch.dtype) -> dict[str, Any]:
     return parts
 
 
-def _weights_options(folder: Path) -> dict[str, Any]:
-    options: dict[str, Any] = {"use_safetensors": True}
+def _load_network(kind: Any, folder: Path, **options: Any) -> Any:
+    """One network of the folder. The libraries fill what its file lacks with random numbers: refused here."""
     if not _has_plain_weights(folder) and any(folder.glob("*.fp16*.safetensors")):
         options["variant"] = "fp16"
-    return options
+    network, found = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    missing = sorted(found["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise HostError(f"{folder} lacks {len(missing)} tensors of its network ({shown}); download it again")
+    return network
 
 
 def _has_plain_weights(folder: Path) -> bool:

@@ -54,12 +54,10 @@ class _Header:
             raise HostError(f"{self.path} is no whole Stable Diffusion checkpoint: {key} is missing; download it again")
         return self.shapes[key][axis]
 
-    def count(self, pattern: str) -> int:
-        """How many of ``pattern`` with 0, 1, 2, ... for ``{}`` the file has in a row."""
-        number = 0
-        while pattern.format(number) in self.shapes:
-            number += 1
-        return number
+    def count(self, start: str) -> int:
+        """One more than the highest number that follows ``start`` in a key; a hole is not an end."""
+        numbers = [key[len(start) :].partition(".")[0] for key in self.shapes if key.startswith(start)]
+        return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 
 def load_single_file(path: Path, dtype: torch.dtype) -> dict[str, Any]:
@@ -233,17 +231,16 @@ def _schedule(header: _Header) -> dict[str, Any]:
 
 
 def _unet_config(header: _Header, family: str) -> dict[str, Any]:
-    # two ResNet blocks a level: level b begins at input block 1 + 3b
-    widths: list[int] = []
-    depths: list[int] = []
-    while (key := f"{_UNET}input_blocks.{1 + 3 * len(widths)}.0.out_layers.3.weight") in header.shapes:
-        block = f"{_UNET}input_blocks.{1 + 3 * len(widths)}.1."
-        depths.append(header.count(block + "transformer_blocks.{}.attn2.to_k.weight"))
-        widths.append(header.width(key))
+    # one block for the input, then two ResNet blocks and a downsampler a level; the last has none
+    levels = header.count(_UNET + "input_blocks.") // 3
+    starts = [f"{_UNET}input_blocks.{1 + 3 * level}." for level in range(levels)]
+    widths = [header.width(start + "0.out_layers.3.weight") for start in starts]
+    depths = [header.count(start + "1.transformer_blocks.") for start in starts]
     first = next((level for level, depth in enumerate(depths) if depth), None)
     if first is None:
         raise HostError(f"{header.path}: its UNet has no cross-attention where Stable Diffusion has it")
     attention = f"{_UNET}input_blocks.{1 + 3 * first}.1."
+    header.width(attention + "proj_in.weight")
     linear = len(header.shapes[attention + "proj_in.weight"]) == 2
     told = header.config.get("unet_config") or header.config.get("network_config") or {}
     told = told.get("params", {}) if isinstance(told, Mapping) else {}
@@ -281,7 +278,7 @@ def _unet_config(header: _Header, family: str) -> dict[str, Any]:
 
 
 def _vae_config(header: _Header, family: str) -> dict[str, Any]:
-    levels = header.count(_VAE + "encoder.down.{}.block.0.conv1.weight")
+    levels = header.count(_VAE + "encoder.down.")
     widths = [header.width(f"{_VAE}encoder.down.{level}.block.0.conv1.weight") for level in range(levels)]
     sdxl = family == "sdxl"
     return {
@@ -291,7 +288,7 @@ def _vae_config(header: _Header, family: str) -> dict[str, Any]:
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "block_out_channels": widths,
-        "layers_per_block": header.count(_VAE + "encoder.down.0.block.{}.conv1.weight"),
+        "layers_per_block": header.count(_VAE + "encoder.down.0.block."),
         "latent_channels": header.width(_VAE + "post_quant_conv.weight", 1),
         "sample_size": 1024 if sdxl else 512,
         "scaling_factor": float(header.config.get("scale_factor") or (0.13025 if sdxl else 0.18215)),
@@ -306,7 +303,7 @@ def _clip_config(header: _Header, start: str) -> dict[str, Any]:
         vocabulary=header.width(start + "embeddings.token_embedding.weight"),
         hidden_size=width,
         intermediate_size=header.width(start + "encoder.layers.0.mlp.fc1.weight"),
-        num_hidden_layers=header.count(start + "encoder.layers.{}.mlp.fc1.weight"),
+        num_hidden_layers=header.count(start + "encoder.layers."),
         num_attention_heads=max(1, width // 64),
         max_position_embeddings=header.width(start + "embeddings.position_embedding.weight"),
         hidden_act="quick_gelu",
@@ -318,7 +315,7 @@ def _clip_config(header: _Header, start: str) -> dict[str, Any]:
 def _open_clip_config(header: _Header, family: str) -> dict[str, Any]:
     start = _OPEN_CLIP[family]
     width = header.width(start + "token_embedding.weight", 1)
-    layers = header.count(start + "transformer.resblocks.{}.mlp.c_fc.weight")
+    layers = header.count(start + "transformer.resblocks.")
     return _text_config(
         header,
         vocabulary=header.width(start + "token_embedding.weight"),

@@ -6,6 +6,7 @@ What every host promises is in tests/contract.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -307,6 +308,20 @@ def test_folder_without_a_model_says_what_is_missing(tmp_path: Path) -> None:
         StandaloneHost(tmp_path).model()
     with pytest.raises(HostError, match="does not exist"):
         StandaloneHost(tmp_path / "nowhere").model()
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_folder_with_a_hole_is_refused(model_folder: Folder, tmp_path: Path, part: str) -> None:
+    copy = tmp_path / "holed"
+    shutil.copytree(model_folder("sd1"), copy)
+    file = next((copy / part).glob("*.safetensors"))
+    tensors = load_file(file)
+    gone = next(key for key in sorted(tensors) if key.endswith(".weight"))
+    del tensors[gone]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(HostError) as caught:
+        StandaloneHost(copy, device="cpu").model()
+    assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
