@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from lora_eval.scorecard.statistics import theil_sen
+from lora_eval.training.unrest import Series, blocks, restless, running, swings, validation_noise
 
 STATES = ("converged", "still falling", "flat", "oscillating", "diverged", "overfit", "too short")
 STEPS_NEEDED = 30
@@ -30,8 +30,6 @@ FALL_NEEDED = 0.03
 # that has spent 3.3 time constants, .01 for one that has spent ten
 STILL_SHARE = 0.12
 RISING_EVALUATIONS = 3
-# times a swinging curve crosses its trend
-TURNS_NEEDED = 6
 
 
 @dataclass(frozen=True)
@@ -112,16 +110,6 @@ class Diagnosis:
     best_step: int | None = None
 
 
-@dataclass(frozen=True)
-class _Series:
-    """Block levels of a curve on the log scale: middle step, level, standard error; noise of one point."""
-
-    step: np.ndarray
-    level: np.ndarray
-    error: np.ndarray
-    noise: float
-
-
 def diagnose(
     step: Sequence[float] | np.ndarray,
     loss: Sequence[float] | np.ndarray,
@@ -193,17 +181,17 @@ def _diagnose(
     if n < STEPS_NEEDED and not by_validation:
         needed = f"at least {STEPS_NEEDED} steps or {EVALUATIONS_NEEDED} validations are needed"
         return Diagnosis("too short", None, f"{n} steps and {m} validations; {needed}", n=n)
-    train = _blocks(step, np.log(np.maximum(loss, 1e-12))) if n >= STEPS_NEEDED else None
+    train = blocks(step, np.log(np.maximum(loss, 1e-12))) if n >= STEPS_NEEDED else None
     if train is not None and not by_validation:
         return _read(train, "training", n, None, averaged, step, loss)
-    validation = _Series(v_step, np.log(np.maximum(v_loss, 1e-12)), np.zeros(m), 0.0)
-    noise = _validation_noise(validation.level, v_error, v_loss)
-    validation = _Series(v_step, validation.level, np.full(m, noise), noise)
+    validation = Series(v_step, np.log(np.maximum(v_loss, 1e-12)), np.zeros(m), 0.0)
+    noise = validation_noise(validation.level, v_error, v_loss)
+    validation = Series(v_step, validation.level, np.full(m, noise), noise)
     best = int(np.argmin(v_loss))
     best_step = int(v_step[best])
     if train is not None and not averaged:
         log = np.log(np.maximum(loss, 1e-12))
-        unrest = _swings(step, log) or (None if _rose(validation, best, noise) else _restless(step, log))
+        unrest = swings(step, log) or (None if _rose(validation, best, noise) else restless(step, log))
         if unrest is not None:
             return _with(_read(validation, "validation", m, best_step, averaged), "oscillating", *unrest)
     if _rose(validation, best, noise):
@@ -226,42 +214,7 @@ def _with(base: Diagnosis, state: str, since: int, reason: str) -> Diagnosis:
     )
 
 
-def _blocks(step: np.ndarray, level: np.ndarray) -> _Series:
-    """Up to 36 blocks of equal count, their trimmed means and errors."""
-    count = int(np.clip(len(level) // 8, 3, 36))
-    noise = _noise(level)
-    edges = np.linspace(0, len(level), count + 1).astype(int)
-    middle, means, errors = [], [], []
-    for a, b in pairwise(edges):
-        part = np.sort(level[a:b])
-        cut = len(part) // 10
-        part = part[cut : len(part) - cut]
-        middle.append(float(np.mean(step[a:b])))
-        means.append(float(part.mean()))
-        errors.append(noise / math.sqrt(b - a))
-    return _Series(np.array(middle), np.array(means), np.array(errors), noise)
-
-
-def _noise(level: np.ndarray) -> float:
-    """Spread of one point: from neighbours' differences, so that the trend does not count."""
-    off = np.diff(level)
-    return max(
-        1e-6,
-        float(1.4826 * np.median(np.abs(off - np.median(off))) / math.sqrt(2.0)),
-        0.7 * float(off.std() / math.sqrt(2)),
-    )
-
-
-def _validation_noise(level: np.ndarray, error: np.ndarray, loss: np.ndarray) -> float:
-    """Error of one validation: as given, else from second differences (a smooth curve has none)."""
-    second = np.diff(level, 2) / math.sqrt(6.0)
-    seen = float(1.4826 * np.median(np.abs(second))) if second.size else 0.0
-    given = error[np.isfinite(error)] / max(1e-12, float(np.median(loss)))
-    given = given[given > 0]
-    return max(2e-3, seen, 0.5 * float(np.median(given)) if given.size else 0.0)
-
-
-def _thirds(series: _Series) -> tuple[float, float, float, float]:
+def _thirds(series: Series) -> tuple[float, float, float, float]:
     """Level of the first block, of the middle and last third, and the error of the last difference."""
     span = series.step[-1] - series.step[0]
     place = (series.step - series.step[0]) / span
@@ -277,7 +230,7 @@ def _thirds(series: _Series) -> tuple[float, float, float, float]:
 
 
 def _read(
-    series: _Series,
+    series: Series,
     name: str,
     n: int,
     best_step: int | None,
@@ -307,21 +260,21 @@ def _read(
     }
     first_error = float(series.error[0])
     end = float(np.median(series.level[-3:]))
-    lowest = int(np.argmin(_running(series.level)))
-    rise = end - float(_running(series.level)[lowest])
+    lowest = int(np.argmin(running(series.level)))
+    rise = end - float(running(series.level)[lowest])
     rise_error = math.sqrt(2 * float(np.mean(series.error**2)) / 3)
     words = "validation loss" if name == "validation" else "training loss"
 
     log = np.log(np.maximum(loss, 1e-12)) if step is not None and loss is not None and not averaged else None
-    swings = _swings(step, log) if step is not None and log is not None else None
-    if swings is not None:
-        return Diagnosis("oscillating", *swings, **common)
+    found = swings(step, log) if step is not None and log is not None else None
+    if found is not None:
+        return Diagnosis("oscillating", *found, **common)
     if rise > max(0.26, 4.5 * rise_error) and (
         end > start - max(0.0, 0.5 * (start - series.level[lowest])) or rise > 0.6
     ):
         since = int(series.step[lowest])
         return Diagnosis("diverged", since, f"the {words} rises by {math.expm1(rise):.0%} after step {since}", **common)
-    unrest = _restless(step, log) if step is not None and log is not None else None
+    unrest = restless(step, log) if step is not None and log is not None else None
     if unrest is not None:
         return Diagnosis("oscillating", *unrest, **common)
     if fall < max(FALL_NEEDED, 2.5 * math.sqrt(first_error**2 + error**2 / 2)):
@@ -337,108 +290,25 @@ def _read(
     return Diagnosis("converged", since, text, **common)
 
 
-def _running(level: np.ndarray) -> np.ndarray:
-    """Median of three neighbours, ends of two."""
-    padded = np.concatenate([level[:1], level, level[-1:]])
-    return np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
-
-
-def _settled(series: _Series, start: float, last: float, fall: float) -> int:
+def _settled(series: Series, start: float, last: float, fall: float) -> int:
     """First step from which the smoothed curve is within a tenth of the fall (or its noise) of the end."""
-    smooth = _running(series.level)
+    smooth = running(series.level)
     near = smooth - last <= max(0.1 * fall, 1.5 * float(np.mean(series.error)))
     index = int(np.argmax(near)) if near.any() else len(near) - 1
     return int(series.step[index])
 
 
-def _swings(step: np.ndarray, level: np.ndarray) -> tuple[int, str] | None:
-    """Swings beyond the step noise, (since, reason) or None: means of short blocks that scatter about the
-    smooth curve by more than their error allows, at any of several block lengths, time and again.
-    """
-    n = len(level)
-    if n < 60:
-        return None
-    off = level - _smooth_fit(step, level)
-    scale = _noise(level)
-    kept = slice(n // 5, n)
-    for size in (6, 12, 24, 48):
-        part = off[kept]
-        blocks = len(part) // size
-        if blocks < 8:
-            continue
-        means = np.array([_trimmed(part[i * size : (i + 1) * size]) for i in range(blocks)])
-        swing = float(1.4826 * np.median(np.abs(means - np.median(means))))
-        swing = max(swing, 0.8 * float(means.std()))
-        ratio = swing / (scale / math.sqrt(size))
-        high = means > np.median(means) + scale / math.sqrt(size)
-        low = means < np.median(means) - scale / math.sqrt(size)
-        turns = int(np.count_nonzero(np.diff(high[high | low].astype(int))))
-        # a curve that turns once and runs away is off its smooth trend as well, but it does not swing
-        if ratio > 2.1 + 4.0 / math.sqrt(blocks) and swing > 0.1 and turns >= TURNS_NEEDED:
-            far = np.flatnonzero(np.abs(means - np.median(means)) > 2.0 * scale / math.sqrt(size))
-            since = int(step[n // 5 + (int(far[0]) if far.size else 0) * size])
-            size_text = f"{math.expm1(swing):.0%} about its trend, {ratio:.1f} times its step noise"
-            return since, f"the training loss swings by {size_text}"
-    return None
-
-
-def _restless(step: np.ndarray, level: np.ndarray) -> tuple[int, str] | None:
-    """Step noise that grows, or neighbours that alternate: (since, reason) or None."""
-    n = len(level)
-    if n < 60:
-        return None
-    third = n // 3
-    early, late = _noise(level[:third]), _noise(level[-third:])
-    if n >= 120 and late / early > 1.5 + 4.0 / math.sqrt(third):
-        return int(step[-third]), f"the step noise of the training loss grows {late / early:.1f} times"
-    part = (level - _smooth_fit(step, level))[n // 5 :]
-    r = float(np.corrcoef(part[:-1], part[1:])[0, 1]) if len(part) > 3 and part.std() > 0 else 0.0
-    if r < -0.3 - 2.0 / math.sqrt(len(part)):
-        return int(step[n // 5]), f"neighbouring steps of the training loss alternate (correlation {r:.2f})"
-    return None
-
-
-def _trimmed(values: np.ndarray) -> float:
-    values = np.sort(values)
-    cut = max(1, len(values) // 8) if len(values) > 4 else 0
-    return float(values[cut : len(values) - cut].mean())
-
-
-def _basis(t: np.ndarray, tau: float, knot: float) -> np.ndarray:
-    return np.stack([np.ones_like(t), np.exp(-t / tau), t, np.maximum(t - knot, 0.0)], axis=1)
-
-
-def _smooth_fit(step: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Best of ``a + b exp(-t / tau) + c t + d max(0, t - k)`` over tau and k: falls, plateaus, one turn, no swings."""
-    t = (step - step[0]) / max(1e-12, step[-1] - step[0])
-    # a smooth curve is as well fitted to a few hundred means of neighbours
-    size = max(1, len(t) // 300)
-    count = len(t) // size
-    short_t, short = (x[: count * size].reshape(count, size).mean(axis=1) for x in (t, level))
-
-    best, result = math.inf, np.full(level.shape, level.mean())
-    for tau in (0.01, 0.03, 0.08, 0.2, 0.6):
-        for knot in (0.4, 0.55, 0.7):
-            part = _basis(short_t, tau, knot)
-            gram = part.T @ part + 1e-9 * count * np.eye(4)
-            weights = np.linalg.solve(gram, part.T @ short)
-            error = float(((short - part @ weights) ** 2).sum())
-            if error < best:
-                best, result = error, _basis(t, tau, knot) @ weights
-    return result
-
-
-def _rose(series: _Series, best: int, noise: float) -> bool:
+def _rose(series: Series, best: int, noise: float) -> bool:
     """Whether the last three evaluations or more all lie more than two errors above the minimum."""
     after = series.level[best + 1 :]
     limit = max(2.0 * math.sqrt(2.0) * noise, 0.015)
     # the lowest of many evaluations is low by luck as well; its neighbours are asked too
-    lowest = float(_running(series.level).min())
+    lowest = float(running(series.level).min())
     return len(after) >= RISING_EVALUATIONS and bool((after[-RISING_EVALUATIONS:] - lowest > limit).all())
 
 
 def _after_the_minimum(
-    validation: _Series, train: _Series | None, best: int, noise: float, samples: Samples | None
+    validation: Series, train: Series | None, best: int, noise: float, samples: Samples | None
 ) -> Diagnosis:
     """Validation rose: overfit, diverged, or past the minimum with pictures still fine."""
     read = _read(validation, "validation", len(validation.level), int(validation.step[best]), True)

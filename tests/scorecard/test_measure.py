@@ -387,3 +387,27 @@ def test_negative_weights_are_measured_and_never_recommended() -> None:
     assert decide(run, found).weight == 1.0
     only = make_run(weights=(0.0, -0.5))
     assert decide(only, measure(only, 50)).checkpoint is None
+
+
+QUICK = ("plain", "composition", "negative", "fidelity", "challenge", "unrelated")
+
+
+@pytest.mark.parametrize(
+    ("fault", "owner"),
+    [
+        ("good", set()),
+        ("collapse", {"generalisation"}),
+        ("copies", {"generalisation"}),
+        ("leak", {"generalisation"}),
+        ("narrow", {"generalisation"}),
+        ("misaligned", {"alignment"}),
+        ("mixed", {"consistency"}),
+        ("wrong concept", {"fidelity"}),
+        ("undertrained", {"fidelity"}),
+        ("no effect", {"fidelity"}),
+    ],
+)
+def test_the_quick_preset_finds_the_same_faults(fault: str, owner: set[str]) -> None:
+    """Six prompts of one role each, four seeds, five weights, six references."""
+    run = make_run(fault, rng_seed=50, roles=QUICK, weights=(0.0, 0.3, 0.6, 0.9, 1.2), references=6)
+    assert flagged(decide(run, measure(run, 200))) == owner

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_eval.errors import RunError
-from lora_eval.training.logs import _masked_crc, read_history, read_scalars
+from lora_eval.training.events import _masked_crc, read_scalars
+from lora_eval.training.logs import read_history
 
 
 def field(number: int, kind: int, content: bytes) -> bytes:

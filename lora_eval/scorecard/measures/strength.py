@@ -20,6 +20,8 @@ BLANK_RANGE = 0.008
 ALIGNMENT_TOLERANCE = 0.75
 # a LoRA should stand weight 1 undistorted; the article's everyday range is 0.4 to 0.8
 FULL_WEIGHT = 1.0
+# from the weight that reaches this share of the best gain on, nothing needs to rise any more
+FULL_GAIN = 0.95
 # gain still rising by more than this share of its maximum is a style on its way, not a break
 STILL_RISING = 0.05
 
@@ -215,8 +217,9 @@ def _judge(
     pairs = resample(rho, context.resamples, context.seed)
     mean = np.concatenate([[0.0], gain.estimate])
     means = np.concatenate([np.zeros((len(gain.samples), 1)), gain.samples], axis=1)
-    # beyond its best weight a LoRA may decline: that is what the usable range is for
-    top = max(int(np.argmax(gain.estimate)) + 1, metric.WEIGHTS_NEEDED - 1)
+    # once the concept is all there a LoRA may level off or decline: that is what the usable range is for
+    full = int(np.argmax(gain.estimate >= FULL_GAIN * gain.estimate.max()))
+    top = max(full + 1, metric.WEIGHTS_NEEDED - 1)
     rise, mean_rise, means_rise = grid[: top + 1], mean[: top + 1], means[:, : top + 1]
     worst = metric.switch_csm(top)
     smooth = 1.0 - _csm_of_draws(rise, means_rise) / worst
