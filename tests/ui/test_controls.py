@@ -1,0 +1,134 @@
+"""Every control changes the setting that it names; what is shown reads back as the same config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio")
+
+from lora_eval.actions import ScoreOrder
+from lora_eval.desk import Desk
+from lora_eval.errors import ConfigError
+from lora_eval.jobs import JobQueue, JobState
+from lora_eval.training.config import TrainConfig, make_config, to_dict
+from lora_eval.ui import form, render, text
+from lora_eval.ui.order import make_order
+
+# what a person enters into a control -> what the config then has
+ENTERED: dict[str, tuple[Any, Any]] = {
+    "train_data_dir": ("/data/fox", "/data/fox"), "name": ("fox", "fox"), "trigger": (" sks ", "sks"),
+    "kind": ("object", "object"), "metadata_path": ("m.csv", "m.csv"), "base_model": ("v1-5", "v1-5"),
+    "output_dir": ("out/fox", "out/fox"), "class_word": ("dog", "dog"), "lora_rank": (16, 16),
+    "lora_alpha": ("4", 4.0), "preset": ("full", "full"), "conv_rank": ("2", 2), "blocks": (["mid"], ["mid"]),
+    "rank_stabilised": (True, True), "dropout": ("0.1", 0.1), "init_lora": ("a.safetensors", "a.safetensors"),
+    "batch_size": (2, 2), "gradient_accumulation": (3, 3), "epochs": (7, 7), "max_steps": ("90", 90),
+    "resolution": ("512x768", (512, 768)), "no_upscale": (True, True), "seed": (5, 5),
+    "learning_rate": ("1e-4", 1e-4), "optimizer": ("lion", "lion"), "weight_decay": ("0.1", 0.1),
+    "betas": ("0.8, 0.99", [0.8, 0.99]), "lr_scheduler": ("linear", "linear"), "lr_cycles": (3, 3),
+    "warmup_steps": ("0.1", 0.1), "max_grad_norm": ("0.5", 0.5), "ema": ("0.999", 0.999),
+    "min_snr_gamma": ("5", 5.0), "noise_offset": ("0.05", 0.05), "mixed_precision": ("bf16", "bf16"),
+    "gradient_checkpointing": (True, True), "caption_dropout": ("0.2", 0.2), "tag_dropout": ("0.3", 0.3),
+    "shuffle_caption": (True, True), "keep_tokens": (1, 1), "flip": (True, True), "random_crop": (True, True),
+    "validation_fraction": ("0.2", 0.2), "validation_steps": ("25", 25), "early_stop": (4, 4),
+    "save_steps": (150, 150), "save_dtype": ("bf16", "bf16"), "sample_prompts": ("a\n\nb", ["a", "b"]),
+    "sample_steps": (50, 50), "samples_per_prompt": (2, 2), "sample_seed": (9, 9), "sample_negative": ("blurry", "blurry"),
+    "sampler": ("DPM++ 2M", "DPM++ 2M"), "sampler_steps": (30, 30), "sample_cfg": ("5", 5.0),
+    "cache_latents_to_disk": (False, False), "publish": (False, False), "reg_data_dir": ("/data/dogs", "/data/dogs"),
+    "prior_loss_weight": ("0.5", 0.5), "on_out_of_memory": ("stop", "stop"),
+}  # fmt: skip
+
+
+def test_every_setting_is_entered_below() -> None:
+    assert set(ENTERED) == {*form.ON_TOP, *form.NAMES}
+
+
+@pytest.mark.parametrize("name", ENTERED)
+def test_a_control_changes_the_setting_that_it_names_and_no_other(name: str) -> None:
+    entered, wanted = ENTERED[name]
+    names = [*form.ON_TOP, *form.NAMES]
+    shown = dict(zip(names, form.show_values(names, to_dict(TrainConfig())), strict=True))
+    shown[name] = entered
+    if name == "conv_rank":
+        shown["preset"] = "full"
+    config = make_config(form.read_values(list(shown), list(shown.values())))
+    assert getattr(config, name) == wanted
+    changed = {key for key in names if getattr(config, key) != getattr(TrainConfig(), key)}
+    assert changed <= {name, "preset" if name == "conv_rank" else name}
+
+
+@pytest.mark.parametrize("low", [False, True])
+@pytest.mark.parametrize("kind", text.KINDS)
+def test_a_template_shown_and_read_back_is_the_template(kind: str, low: bool) -> None:
+    settings = Desk(lambda: None, JobQueue()).template(kind, low)  # type: ignore[arg-type, return-value]
+    names = [*form.ON_TOP, *form.NAMES]
+    again = make_config(form.read_values(names, form.show_values(names, settings)))
+    assert to_dict(again) == settings
+
+
+# -- the scorecard's order -----------------------------------------------------------------------------
+
+
+def test_empty_controls_leave_everything_to_the_program() -> None:
+    found = make_order(
+        {"loras": ["fox"], "kind": text.FROM_LORA, "suite": text.SUITE_AUTO, "preset": "quick"}, {"fox": Path("f")}
+    )
+    assert found == ScoreOrder([Path("f")], preset="quick")
+
+
+def test_filled_controls_become_the_order(tmp_path: Path) -> None:
+    values = {
+        "loras": ["b", "a"], "kind": "style", "data": str(tmp_path), "preset": "thorough", "weights": "0-1 [6]",
+        "seeds": "3", "prompts": "4", "suite": "style", "trigger": "sks", "class_word": "painting", "batch_size": "2",
+        "encoder": "auto", "sampler": "Euler a", "scheduler": "Karras", "steps": "12", "cfg_scale": "5.5",
+        "width": "512", "height": "768", "clip_skip": "2",
+    }  # fmt: skip
+    found = make_order(values, {"a": Path("a"), "b": Path("b")})
+    assert found.loras == [Path("b"), Path("a")]
+    assert (found.data, found.kind, found.preset, found.weights) == (tmp_path, "style", "thorough", "0-1 [6]")
+    assert (found.seeds, found.prompts, found.suite, found.trigger) == (3, 4, "style", "sks")
+    assert (found.class_word, found.batch_size, found.encoder) == ("painting", 2, "auto")
+    assert found.sampling == {
+        "sampler": "Euler a", "scheduler": "Karras", "steps": 12, "cfg_scale": 5.5, "width": 512, "height": 768,
+        "clip_skip": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seeds", "many"), ("seeds", "0"), ("seeds", "2.5"), ("width", "500.5"), ("width", "513"), ("cfg_scale", "nan")]
+    + [("data", "/nowhere/at/all"), ("steps", "-1")],
+)
+def test_a_value_that_cannot_be_names_its_control(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name if name != "data" else "folder"):
+        make_order({"loras": ["a"], name: value}, {"a": Path("a")})
+
+
+def test_a_lora_that_is_gone_is_named() -> None:
+    with pytest.raises(ConfigError, match="fox is not there"):
+        make_order({"loras": ["fox"]}, {})
+
+
+# -- what is shown -------------------------------------------------------------------------------------
+
+
+def test_names_and_errors_are_escaped() -> None:
+    bad = '<img src=x onerror="alert(1)">'
+    state = JobState("1", "train", bad, "failed", error=bad, done=1, total=2)
+    for page in (render.job(state, Path(bad), ""), render.message(bad), render.queue([state], "score")):
+        assert "<img" not in page and "&lt;img" in page
+
+
+def test_a_dimension_that_was_not_measured_has_no_number() -> None:
+    card = {"verdict": "v", "recommended": {}, "dimensions": {"curve": {"score": None, "reason": "no history"}}}
+    page = render.verdict(card)
+    assert "no history" in page and text.WORDS["not_measured"] in page and "0.00" not in page
+
+
+def test_only_the_running_job_shows_the_time_left() -> None:
+    running = JobState("1", "train", "fox", "running", 10, 40, "step 10", eta=90.0)
+    assert "1:30" in render.job(running, None, "") and 'aria-valuenow="25"' in render.job(running, None, "")
+    waiting = JobState("2", "train", "fox", "queued", position=3)
+    assert "<b>3</b>" in render.job(waiting, None, "")

@@ -1,0 +1,201 @@
+"""What both tabs do, without a page: orders, estimates, and what is shown of running jobs."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_eval.actions import ScoreOrder
+from lora_eval.desk import Desk
+from lora_eval.errors import ConfigError, HostError, RunError
+from lora_eval.jobs import Handle, JobQueue
+
+
+class Folders:
+    """As much of a host as the desk needs."""
+
+    def __init__(self, root: Path) -> None:
+        self.lora_folder, self.output_folder = root / "Lora", root / "lora-eval"
+        self.refreshed = 0
+
+    def samplers(self) -> list[str]:
+        return ["Euler"]
+
+    def refresh_loras(self) -> None:
+        self.refreshed += 1
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return Folders(tmp_path)
+
+
+@pytest.fixture
+def desk(folders: Folders) -> Desk:
+    return Desk(lambda: folders, JobQueue())  # type: ignore[arg-type, return-value]
+
+
+def put(path: Path, data: bytes | str = b"") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+# -- training ----------------------------------------------------------------------------------------
+
+
+def test_templates_and_yaml_go_there_and_back(desk: Desk) -> None:
+    for kind in ("style", "character", "object"):
+        for low in (False, True):
+            settings = desk.template(kind, low)
+            assert settings["kind"] == kind and settings["lora_rank"] == (4 if low else 8)
+            assert desk.from_yaml(desk.to_yaml(settings)) == settings
+
+
+@pytest.mark.parametrize("words", ["a: [1", "- 1\n- 2", "epoch: 5"])
+def test_yaml_that_is_no_config_is_one_line(desk: Desk, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        desk.from_yaml(words)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_without_pictures_is_refused_before_it_waits(desk: Desk, tmp_path: Path) -> None:
+    for folder in ("", str(tmp_path / "nowhere")):
+        with pytest.raises(ConfigError, match="folder"):
+            desk.train({"train_data_dir": folder})
+    assert desk.queue.list() == []
+
+
+def test_the_running_job_is_shown_before_the_last_run_on_disk(desk: Desk, folders: Folders) -> None:
+    put(folders.output_folder / "earlier" / "history.csv", "step,loss\n1,0.1\n")
+    assert desk.training().folder == folders.output_folder / "earlier"
+    started, release = threading.Event(), threading.Event()
+
+    def run(handle: Handle) -> dict[str, Any]:
+        handle.result = {"folder": str(folders.output_folder / "now")}
+        started.set()
+        release.wait(20)
+        return handle.result
+
+    id = desk.queue.submit("train", "now", run)
+    assert started.wait(20)
+    view = desk.training()
+    assert view.job is not None and view.job.id == id and view.folder == folders.output_folder / "now"
+    # another page asks the same and sees the same
+    assert desk.training().job == view.job
+    assert [job.id for job in desk.waiting()] == [id]
+    release.set()
+    desk.queue.wait(id, 20)
+    assert desk.waiting() == []
+
+
+def test_the_stamp_changes_with_the_history(desk: Desk, folders: Folders) -> None:
+    log = put(folders.output_folder / "run" / "history.csv", "step,loss\n1,0.1\n")
+    first = desk.training().stamp
+    assert desk.training().stamp == first
+    with open(log, "a") as file:
+        file.write("2,0.1\n")
+    assert desk.training().stamp != first
+
+
+def test_interrupt_reaches_the_running_job_of_its_kind(desk: Desk) -> None:
+    started = threading.Event()
+
+    def run(handle: Handle) -> dict[str, Any]:
+        started.set()
+        while True:
+            handle.check()
+
+    assert not desk.interrupt(kind="train")
+    id = desk.queue.submit("train", "x", run)
+    assert started.wait(20)
+    assert not desk.interrupt(kind="score")
+    assert desk.interrupt(kind="train")
+    state = desk.queue.wait(id, 20)
+    assert state is not None and state.status == "interrupted"
+
+
+# -- scorecards --------------------------------------------------------------------------------------
+
+
+def order(**values: Any) -> ScoreOrder:
+    return ScoreOrder(**{"loras": [Path("a.safetensors")], **values})
+
+
+def test_the_estimate_counts_as_the_plan_draws(desk: Desk) -> None:
+    """Prompts x seeds x (one weight 0 + LoRAs x other weights): the number that ``len(plan)`` has."""
+    assert desk.estimate(order(preset="quick")).images == 6 * 4 * (1 + 4)
+    assert desk.estimate(order(preset="quick", weights="0.4, 0.6, 0.9")).images == 6 * 4 * (1 + 3)
+    two = [Path("a.safetensors"), Path("b.safetensors")]
+    assert desk.estimate(order(loras=two, preset="quick", seeds=2, prompts=3)).images == 3 * 2 * (1 + 2 * 4)
+    assert desk.estimate(order(preset="quick")).seconds is None
+
+
+def test_an_estimate_of_nonsense_is_an_error(desk: Desk) -> None:
+    with pytest.raises(ConfigError, match="weights"):
+        desk.estimate(order(weights="0 to 1"))
+    with pytest.raises(ConfigError, match="preset"):
+        desk.estimate(order(preset="enormous"))
+
+
+def test_an_order_without_a_lora_is_refused(desk: Desk) -> None:
+    with pytest.raises(HostError, match="no LoRA"):
+        desk.score(order(loras=[]))
+
+
+def test_a_run_proposes_its_checkpoints_in_order_and_its_kind(desk: Desk, folders: Folders) -> None:
+    run = folders.output_folder / "fox"
+    put(run / "history.csv")
+    put(run / "config.yaml", "kind: character\n")
+    put(run / "fox-000200.safetensors")
+    put(run / "fox-000100.safetensors")
+    put(run / "fox.safetensors")
+    put(folders.lora_folder / "fox.safetensors")
+    proposal = desk.propose(run)
+    assert proposal.loras == ["fox / fox-000100", "fox / fox-000200", "fox"]
+    assert proposal.kind == "character"
+    assert set(proposal.loras) <= set(desk.loras())
+
+
+def test_a_run_without_checkpoints_says_so(desk: Desk, folders: Folders) -> None:
+    put(folders.output_folder / "fox" / "history.csv")
+    with pytest.raises(RunError, match="no checkpoint"):
+        desk.propose(folders.output_folder / "fox")
+
+
+def scored(folders: Folders) -> Path:
+    run = folders.output_folder / "fox-scorecard"
+    lora = put(folders.output_folder / "fox" / "fox-000100.safetensors", b"weights")
+    plan = {"loras": [{"name": "fox-000100", "path": str(lora)}], "trigger": "sks"}
+    put(run / "plan.json", json.dumps(plan))
+    return run
+
+
+def test_using_a_weight_publishes_writes_the_card_and_refreshes(desk: Desk, folders: Folders) -> None:
+    run = scored(folders)
+    put(folders.lora_folder / "fox-000100.json", json.dumps({"notes": "mine", "preferred weight": 0}))
+    card = desk.use_weight(run, "fox-000100", "0.65")
+    assert card == folders.lora_folder / "fox-000100.json"
+    assert json.loads(card.read_text()) == {"notes": "mine", "preferred weight": 0.65, "activation text": "sks"}
+    assert (folders.lora_folder / "fox-000100.safetensors").read_bytes() == b"weights"
+    assert folders.refreshed == 1
+
+
+@pytest.mark.parametrize(("name", "weight"), [("other", "0.7"), ("fox-000100", "much"), ("fox-000100", "3")])
+def test_a_weight_that_cannot_be_used_changes_nothing(desk: Desk, folders: Folders, name: str, weight: str) -> None:
+    run = scored(folders)
+    with pytest.raises((RunError, ConfigError)):
+        desk.use_weight(run, name, weight)
+    assert not list(folders.lora_folder.glob("*.json")) and folders.refreshed == 0
+
+
+def test_downloads_are_offered_when_the_scorecard_is_there(desk: Desk, folders: Folders) -> None:
+    run = scored(folders)
+    put(run / "cells.csv", "run\n")
+    assert desk.downloads(run) == []
+    put(run / "scorecard.json", "{}")
+    assert [path.name for path in desk.downloads(run)] == ["cells.csv", "scorecard.json"]
