@@ -8,6 +8,7 @@ no hash of their model.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -30,7 +31,8 @@ from lora_eval.log import logger
 CROPS = ((0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.25, 0.75), (0.75, 0.25))
 _FORMAT = "1"
 _PROBE = "a photo of (a fox:1.2), [blurry], 1girl"
-_TEXTS_IN_MEMORY = 1024
+_TEXT_BYTES = 256 << 20
+_CACHE_BYTES = 4 << 30
 
 
 class Cache:
@@ -74,6 +76,23 @@ def _fingerprint(tensors: Sequence[torch.Tensor | None]) -> str:
     return digest.hexdigest()
 
 
+def trim_cache(folder: Path, limit: int = _CACHE_BYTES) -> int:
+    """Remove the entries longest unused until the folder holds at most ``limit`` bytes. Returns how many."""
+    entries = []
+    for path in folder.glob("??/*.safetensors"):
+        with contextlib.suppress(OSError):
+            state = path.stat()
+            entries.append((max(state.st_mtime, state.st_atime), state.st_size, path))
+    total, removed = sum(size for _, size, _ in entries), 0
+    for _, size, path in sorted(entries):
+        if total <= limit:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+            total, removed = total - size, removed + 1
+    return removed
+
+
 class TextEncodings:
     """Captions through the host's text encoder, one at a time, remembered.
 
@@ -85,11 +104,18 @@ class TextEncodings:
         self._cache = cache
         self._sized = borrowed.family == "sdxl"
         self._memory: OrderedDict[tuple[str, int, int], Conditioning] = OrderedDict()
+        self._bytes = 0
         probe = borrowed.encode_text([_PROBE], 256, 256)
         self._model = _digest(_FORMAT, "text", model_key, _fingerprint([probe.context, probe.vector]))
 
-    def one(self, caption: str, size: tuple[int, int]) -> Conditioning:
-        """Encoding of one caption, (1, T, D) on the CPU. ``size`` (width, height) matters to SDXL alone."""
+    def one(self, caption: str, size: tuple[int, int], keep: bool = True) -> Conditioning:
+        """Encoding of one caption, (1, T, D) on the CPU.
+
+        Args:
+            caption: the text.
+            size: (width, height) in pixels, matters to SDXL alone.
+            keep: also keep it on disk; off for shuffled captions, which hardly come back.
+        """
         width, height = size if self._sized else (0, 0)
         key = (caption, width, height)
         found = self._memory.get(key)
@@ -104,16 +130,18 @@ class TextEncodings:
                 tensors["vector"] = encoded.vector
             return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
-        tensors = self._cache.get(_digest(self._model, caption, width, height), make)
+        name = _digest(self._model, caption, width, height)
+        tensors = self._cache.get(name, make) if keep else make()
         found = Conditioning(tensors["context"], tensors.get("vector"))
         self._memory[key] = found
-        while len(self._memory) > _TEXTS_IN_MEMORY:
-            self._memory.popitem(last=False)
+        self._bytes += _bytes(found)
+        while self._bytes > _TEXT_BYTES and len(self._memory) > 1:
+            self._bytes -= _bytes(self._memory.popitem(last=False)[1])
         return found
 
-    def batch(self, captions: Sequence[str], size: tuple[int, int]) -> Conditioning:
+    def batch(self, captions: Sequence[str], size: tuple[int, int], keep: bool = True) -> Conditioning:
         """Encodings of a batch. Shorter ones are filled up with the empty prompt's, as the WebUI fills chunks."""
-        parts = [self.one(caption, size) for caption in captions]
+        parts = [self.one(caption, size, keep) for caption in captions]
         longest = max(part.context.shape[1] for part in parts)
         contexts = []
         for part in parts:
@@ -126,6 +154,10 @@ class TextEncodings:
         if vectors and len(vectors) != len(parts):
             raise RuntimeError("the host gave a pooled vector for some captions only")
         return Conditioning(torch.cat(contexts), torch.cat(vectors) if vectors else None)
+
+
+def _bytes(encoding: Conditioning) -> int:
+    return sum(t.numel() * t.element_size() for t in (encoding.context, encoding.vector) if t is not None)
 
 
 @dataclass

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import ExitStack
 
 import torch
 
 from lora_eval.host.protocol import Host, Job, ModelInfo
-from lora_eval.training.config import TrainConfig
-from lora_eval.training.memory import free_memory, is_out_of_memory, next_smaller
+from lora_eval.training.config import TrainConfig, load_config
+from lora_eval.training.memory import free_memory, is_out_of_memory, keep_smaller, next_smaller
 from lora_eval.training.prepare import check_model, read_items
 from lora_eval.training.result import TrainResult
 from lora_eval.training.run import RunPaths, check_space, last_run, new_run
@@ -44,11 +45,31 @@ def train(
     check_model(config, info)
     _, items, _ = read_items(config)
     paths = last_run(config, host) if resume else new_run(config, host)
+    if resume:
+        config = keep_smaller(config, load_config(paths.config))
+    try:
+        return _train(host, config, paths, info, job, resume, sum(item.repeats for item in items), encoder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            paths.folder.rmdir()  # only when nothing was written into it
+        raise
+
+
+def _train(
+    host: Host,
+    config: TrainConfig,
+    paths: RunPaths,
+    info: ModelInfo,
+    job: Job | None,
+    resume: bool,
+    shown: int,
+    encoder: PictureEncoder | None,
+) -> TrainResult:
     # before the model is touched: an unwritable folder must not cost the encoding of a thousand pictures
     check_space(paths, config, 0, 0, [host.lora_folder] if config.publish else [])
     with ExitStack() as stack:
         if job is None:
-            batches = -(-sum(item.repeats for item in items) // config.batch_size)
+            batches = -(-shown // config.batch_size)
             job = stack.enter_context(host.job(f"Training {paths.name}", config.epochs * batches))
         notes: list[str] = []
         while True:

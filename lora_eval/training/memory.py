@@ -49,6 +49,19 @@ def next_smaller(
     return replace(config, **changes)
 
 
+def keep_smaller(config: TrainConfig, started: TrainConfig) -> TrainConfig:
+    """The config for resuming a run that went on with smaller settings: those, where the rest is the same."""
+    same = config.batch_size * config.gradient_accumulation <= started.batch_size * started.gradient_accumulation
+    if config.on_out_of_memory == "stop" or not same or started.batch_size >= config.batch_size:
+        return config
+    return replace(
+        config,
+        batch_size=started.batch_size,
+        gradient_accumulation=started.gradient_accumulation,
+        gradient_checkpointing=started.gradient_checkpointing,
+    )
+
+
 def smaller_settings(config: TrainConfig) -> dict[str, Any]:
     """The next smaller settings that train the same thing: checkpointing, then half the batch. Empty: none left.
 

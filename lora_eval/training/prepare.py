@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lora_eval.dataset.encode import Encoded, EncodedPicture, encode
+from lora_eval.dataset.encode import Encoded, EncodedPicture, encode, trim_cache
 from lora_eval.dataset.folder import Dataset, Item, scan
 from lora_eval.dataset.quality import duplicate_groups, look, near_duplicates
 from lora_eval.dataset.split import auto_fraction, split
@@ -123,12 +123,15 @@ def prepare(config: TrainConfig, host: Host, borrowed: BorrowedModel, info: Mode
         job.say(f"encoding picture {done} of {total}")
         job.check()
 
+    cache = cache_folder(host) if config.cache_latents_to_disk else None
+    if cache is not None:
+        trim_cache(cache)
     encoded = encode(
         items,
         borrowed,
         resolution,
         model_key=info.sha256 or info.name,
-        cache_folder=cache_folder(host) if config.cache_latents_to_disk else None,
+        cache_folder=cache,
         flip=config.flip,
         random_crop=config.random_crop,
         no_upscale=config.no_upscale,

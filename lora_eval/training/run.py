@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -131,7 +132,12 @@ def _place(config: TrainConfig, host: Host, base: str, name: str) -> Path:
 def _used(paths: RunPaths) -> bool:
     if not paths.folder.is_dir():
         return paths.folder.exists() and paths.folder.name != paths.name
-    return paths.config.exists() or paths.state.exists() or any(paths.folder.glob("*.safetensors"))
+    if paths.state.exists() or any(paths.folder.glob("*.safetensors")):
+        return True
+    # a run that was stopped before its first step has a header and row 0 at most: its place is free again
+    with contextlib.suppress(OSError):
+        return len(paths.history.read_text(encoding="utf-8").splitlines()) > 2
+    return False
 
 
 def check_space(paths: RunPaths, config: TrainConfig, parameters: int, steps: int, extra: Sequence[Path] = ()) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ def precision(config: TrainConfig, borrowed: BorrowedModel) -> Callable[[], Abst
     """The autocast to put round the UNet: the config's, or nothing where the host's own is wanted.
 
     Raises:
-        ConfigError: float32 is asked for and the host holds the model in half precision.
+        ConfigError: float32 is asked for and the host holds the model in half precision, or the device cannot
+            compute in the precision asked for.
     """
     if config.mixed_precision == "auto":
         return nullcontext
@@ -67,6 +69,16 @@ def precision(config: TrainConfig, borrowed: BorrowedModel) -> Callable[[], Abst
             )
         return nullcontext
     dtype = _HALF[config.mixed_precision]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with torch.autocast(kind, dtype=dtype):
+                pass
+    except (RuntimeError, UserWarning):
+        raise ConfigError(
+            f"mixed_precision is {config.mixed_precision}, which torch {torch.__version__} cannot compute on {kind}; "
+            "set it to auto"
+        ) from None
     return lambda: torch.autocast(kind, dtype=dtype)
 
 
@@ -184,9 +196,11 @@ class Stepper:
         if any(one is not None for one in masks):
             whole = torch.ones(1, *latents[0].shape[1:], device=latents[0].device)
             mask = torch.stack([whole if one is None else one.to(whole) for one in masks])
-        prior = self.config.prior_loss_weight
+        prior = config.prior_loss_weight
         kinds = torch.tensor([prior if self.pictures[i].item.regular else 1.0 for i in batch.indices])
-        return torch.stack(latents), self.texts.batch(texts, self.pictures[batch.indices[0]].bucket), mask, kinds
+        keep = not (config.shuffle_caption or config.tag_dropout)
+        cond = self.texts.batch(texts, self.pictures[batch.indices[0]].bucket, keep)
+        return torch.stack(latents), cond, mask, kinds
 
     @contextlib.contextmanager
     def _dropout(self, step: int) -> Iterator[None]:

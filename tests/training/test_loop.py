@@ -217,6 +217,17 @@ def test_an_interrupt_before_the_first_step_leaves_nothing_trained(data: Path, t
         train(host, config(data), job)
     assert hooks_on(host.unet) == 0
     assert not list(tmp_path.rglob("*.safetensors"))
+    assert not (host.output_folder / "lora-eval" / "toy").exists(), "not even an empty folder"
+    # and one that was stopped at the first test picture takes no name away
+    host.prepare = lambda borrowed: borrowed.before.update(draw=_interrupt)
+    with pytest.raises(Interrupted):
+        train(host, config(data, sample_prompts=["a"]))
+    host.prepare = lambda borrowed: None
+    assert train(host, config(data, max_steps=1)).folder.name == "toy"
+
+
+def _interrupt() -> None:
+    raise Interrupted("stop")
 
 
 def test_resume_refuses_another_training(data: Path, tmp_path: Path) -> None:
@@ -681,6 +692,38 @@ def test_out_of_memory_goes_on_with_the_next_smaller_settings(data: Path, tmp_pa
         "out of memory with batch_size 4: went on with batch_size: 2, gradient_accumulation: 2",
         "out of memory with batch_size 2: went on with batch_size: 1, gradient_accumulation: 4",
     ]
+
+
+def test_a_run_with_smaller_settings_resumes_from_the_config_it_was_given(data: Path, tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    host.prepare = limited(2, False)
+    stopped = train(host, config(data, batch_size=4), StopAt(5))
+    assert stopped.stopped == "interrupted" and stopped.notes
+    resumed = train(host, config(data, batch_size=4), resume=True)
+    whole = train(
+        FakeHost(tmp_path / "b"), config(data, batch_size=2, gradient_accumulation=2, gradient_checkpointing=True)
+    )
+    assert resumed.stopped == "finished" and tensors(resumed) == tensors(whole)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_as_well(data: Path, tmp_path: Path, precision: str) -> None:
+    host = FakeHost(tmp_path)
+    try:
+        result = train(host, config(data, mixed_precision=precision, max_steps=30, save_steps=0))
+    except ConfigError as error:
+        assert precision == "fp16" and "cannot compute on cpu; set it to auto" in str(error)
+        pytest.skip("this torch has no fp16 on the CPU")
+    rows = read_rows(result.history)
+    assert rows[-1]["train_loss_fixed"] < 0.9 * rows[0]["train_loss_fixed"]  # type: ignore[operator]
+    assert all(value.dtype == torch.float32 for value in load_file(result.lora).values())
+
+
+def test_full_precision_cannot_be_had_of_a_host_in_half(data: Path, tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    host.prepare = lambda borrowed: setattr(borrowed, "compute_dtype", torch.float16)
+    with pytest.raises(ConfigError, match=r"mixed_precision is no, but the host computes in torch\.float16"):
+        train(host, config(data, mixed_precision="no"))
 
 
 def test_out_of_memory_can_be_an_error_and_is_one_at_the_end(data: Path, tmp_path: Path) -> None:

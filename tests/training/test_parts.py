@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_eval.dataset.encode import Encoded, encode
+from lora_eval.dataset.encode import Encoded, encode, trim_cache
 from lora_eval.dataset.folder import scan
 from lora_eval.errors import RunError
 from lora_eval.lora.layers import LoraNetwork
@@ -163,6 +164,26 @@ def test_a_broken_cache_entry_is_made_again(borrowed: FakeBorrowed, data: Path, 
     second = encode(scan(data).items, borrowed, (64, 64), "m", tmp_path)
     assert second.cache.hits == 0
     assert all(torch.equal(a.variants, b.variants) for a, b in zip(first.pictures, second.pictures, strict=True))
+
+
+def test_shuffled_captions_are_not_kept_on_disk(borrowed: FakeBorrowed, data: Path, tmp_path: Path) -> None:
+    texts = encode(scan(data).items, borrowed, (64, 64), "m", tmp_path).texts
+    before = len(list(tmp_path.rglob("*.safetensors")))
+    texts.batch(["a, b", "b, a"], (64, 64), keep=False)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == before
+    texts.batch(["a fox"], (64, 64))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == before + 1
+
+
+def test_the_cache_forgets_what_was_longest_unused(borrowed: FakeBorrowed, data: Path, tmp_path: Path) -> None:
+    encode(scan(data).items, borrowed, (64, 64), "m", tmp_path)
+    entries = sorted(tmp_path.rglob("*.safetensors"))
+    for age, path in enumerate(entries):
+        os.utime(path, (1000 - age, 1000 - age))
+    size = entries[0].stat().st_size
+    assert trim_cache(tmp_path, limit=4 * size) == 2
+    assert sorted(tmp_path.rglob("*.safetensors")) == entries[:4], "the oldest two are gone"
+    assert trim_cache(tmp_path, limit=4 * size) == 0
 
 
 def test_sdxl_captions_are_encoded_for_each_bucket_size(data: Path) -> None:
