@@ -258,10 +258,11 @@ def _sentence(
     where: Condition = grid.conditions[chosen]
     fidelity = dimensions["fidelity"]
     text = f"Use {where.checkpoint} at weight {where.weight:g}"
-    if fidelity.score is not None:
-        text += f": likeness {fidelity.score:.2f}"
-        if fidelity.ci_low is not None and fidelity.ci_high is not None:
-            text += f" (95 % interval {fidelity.ci_low:.2f} to {fidelity.ci_high:.2f})"
+    likeness = find(rows, where, "fidelity", "score")
+    if fidelity.score is not None and likeness is not None:
+        text += f": likeness {likeness.value:.2f}"
+        if likeness.ci_low is not None and likeness.ci_high is not None:
+            text += f" (95 % interval {likeness.ci_low:.2f} to {likeness.ci_high:.2f})"
         text += " between the base model (0) and your own pictures (1)"
     elif objective.name == "movement":
         text += ": judged by effect, alignment and distortion alone, because likeness could not be measured"

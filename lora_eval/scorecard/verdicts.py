@@ -184,6 +184,9 @@ def _generalisation(rows: Rows, where: Condition, row: Measure, measurement: Mea
     found = measurement.evidence.get("generalisation", {})
     part = found.get("weakest", {}).get(where.key, {}).get("part", "fidelity_kept")
     text = f"weakest part: {interval_text(row)} {_PARTS[part]}"
+    leak = find(rows, where, "generalisation", "leak")
+    if part == "leak" and leak is not None:
+        text = f"without the trigger pictures move {interval_text(leak)} as far towards the concept as with it (1)"
     pairs = found.get("copies", {}).get(where.key, [])
     if pairs:
         first = pairs[0]

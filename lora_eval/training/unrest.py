@@ -104,7 +104,9 @@ def restless(step: np.ndarray, level: np.ndarray) -> tuple[int, str] | None:
         return None
     third = n // 3
     early, late = _noise(level[:third]), _noise(level[-third:])
-    if n >= 120 and late / early > 1.5 + 4.0 / math.sqrt(third):
+    # a loss near its floor is noisier in proportion; only where it swings wider in full size does it oscillate
+    wider = _noise(np.exp(level[-third:])) > 1.2 * _noise(np.exp(level[:third]))
+    if n >= 120 and wider and late / early > 1.5 + 4.0 / math.sqrt(third):
         return int(step[-third]), f"the step noise of the training loss grows {late / early:.1f} times"
     part = (level - _smooth_fit(step, level))[n // 5 :]
     r = float(np.corrcoef(part[:-1], part[1:])[0, 1]) if len(part) > 3 and part.std() > 0 else 0.0

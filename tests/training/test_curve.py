@@ -173,3 +173,10 @@ def test_the_word_does_not_depend_on_the_unit_of_the_loss_or_the_order_of_rows(
     other = diagnose(curve.step[order], scale * curve.loss[order], scale * curve.val_loss, val_step=curve.val_step)
     assert one.state == other.state and one.since_step == other.since_step
     assert one.state in STATES and one.reason and "\n" not in one.reason
+
+
+def test_a_loss_near_its_floor_may_be_noisier_in_proportion() -> None:
+    rng = np.random.default_rng(0)
+    level = 0.15 + 0.85 * np.exp(-np.arange(1200) / 150)
+    loss = level * np.exp(rng.normal(size=1200) * np.where(level > 0.4, 0.2, 0.5))
+    assert diagnose(np.arange(1200), loss).state == "converged"
