@@ -70,6 +70,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--trigger", default=None, help="trigger word that every caption should hold")
 
+    caption = commands.add_parser(
+        "caption", parents=[common], help="write captions for pictures that have none, or edit those that are there"
+    )
+    caption.add_argument("data", type=Path, metavar="DATA_DIR")
+    caption.add_argument("--trigger", default="", help="word in front of every caption that is made")
+    caption.add_argument("--class-word", default="", help="what the trigger is, for example 'woman'; follows it")
+    caption.add_argument("--prefix", action="store_true", help="put the trigger in front of captions already there too")
+    caption.add_argument("--overwrite", action="store_true", help="make captions anew where there are some")
+    caption.add_argument("--write", choices=["csv", "txt"], help="metadata.csv or sidecars (default: the folder's own)")
+    caption.add_argument(
+        "--replace",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("OLD", "NEW"),
+        help="find and replace in captions that are there; may be given again; no captions are made then",
+    )
+    caption.add_argument("--regex", action="store_true", help="OLD is a regular expression, NEW may say \\1")
+    caption.add_argument("--remove", action="append", default=[], metavar="TERM", help="take a word or phrase out")
+    caption.add_argument("--prepend", default="", metavar="TEXT", help="put in front where it is not there yet")
+    caption.add_argument("--append", default="", metavar="TEXT", help="put behind where it is not there yet")
+    caption.add_argument("--dry-run", action="store_true", help="show what would change and change nothing")
+    caption.add_argument(
+        "--encoder", default="auto", help="open_clip model as NAME/PRETRAINED, or a folder with its weights"
+    )
+    caption.add_argument("--terms", type=Path, metavar="FILE", help="YAML of caption terms (default: the shipped list)")
+
     score = commands.add_parser(
         "score", parents=[common, model], help="draw a sweep and write the scorecard; again on the same folder resumes"
     )

@@ -122,6 +122,49 @@ def check(arguments: argparse.Namespace) -> int:
     return BAD if errors else GOOD
 
 
+def caption(arguments: argparse.Namespace) -> int:
+    """``caption DATA_DIR``: make or edit captions; exit 1 when a picture could not be read."""
+    from lora_eval.captioning import CaptionOrder, caption_folder
+    from lora_eval.dataset.caption_edit import Edit, diff
+
+    pairs = tuple((old, new) for old, new in arguments.replace)
+    edit = Edit(pairs, arguments.regex, tuple(arguments.remove), arguments.prepend, arguments.append)
+    order = CaptionOrder(
+        trigger=arguments.trigger,
+        class_word=arguments.class_word,
+        prefix=arguments.prefix,
+        overwrite=arguments.overwrite,
+        edit=edit,
+        form=arguments.write,
+        encoder=arguments.encoder,
+        terms=arguments.terms,
+    )
+
+    def show(done: int, total: int) -> None:
+        print(f"\rcaptions: {done}/{total}", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+    def say(what: str) -> None:
+        print(what, file=sys.stderr)
+
+    quiet = arguments.quiet
+    found = caption_folder(
+        arguments.data,
+        order,
+        dry_run=arguments.dry_run,
+        progress=None if quiet else show,
+        say=None if quiet else say,
+    )
+    if arguments.dry_run and found.changes:
+        print(diff(found.changes))
+    for line in found.failed:
+        print(f"error: {line}")
+    for note in found.notes:
+        print(f"note: {note}")
+    where = f" in {found.written[0] if len(found.written) == 1 else arguments.data}" if found.written else ""
+    print(f"{len(found.changes)} caption(s) {'would change' if arguments.dry_run else 'changed'}{where}")
+    return BAD if found.failed else GOOD
+
+
 def curve(arguments: argparse.Namespace) -> int:
     """``curve FILE``: one word and why; exit 1 unless the curve converged or still falls."""
     from lora_eval.training.curve import diagnose

@@ -20,7 +20,7 @@ from lora_eval.dataset.folder import Dataset, Item
 from lora_eval.dataset.images import open_picture
 from lora_eval.errors import ConfigError
 
-TERMS = Path(__file__).resolve().parent.parent / "assets" / "caption_terms.yaml"
+TERMS = Path(__file__).resolve().parent.parent / "assets" / "terms" / "general.yaml"
 Captioner = Callable[[Image.Image], str]
 
 
@@ -66,8 +66,8 @@ class ZeroShotCaptioner:
     """Terms by zero-shot classification (Radford et al. 2021, https://arxiv.org/abs/2103.00020).
 
     In each group the term nearest to the picture is said when its softmax (temperature 0.01, CLIP's own) reaches
-    ``sure``. A group whose own "no such thing" is nearest says nothing: a caption that is wrong harms, one that is
-    short does not.
+    ``sure``. A group whose own "no such thing", the empty term, is nearest says nothing: a caption that is wrong
+    harms, one that is short does not.
 
     Args:
         encoder: image and text encoder.
@@ -77,18 +77,21 @@ class ZeroShotCaptioner:
 
     def __init__(self, encoder: Encoder, groups: Sequence[Group], sure: float = 0.3) -> None:
         self._encoder, self._groups, self._sure = encoder, list(groups), sure
-        self._features = [encoder.embed_texts([group.prompt.format(term) for term in group.terms]) for group in groups]
+        self._features = [
+            encoder.embed_texts([" ".join(group.prompt.format(term).split()) for term in group.terms])
+            for group in groups
+        ]
 
     def __call__(self, image: Image.Image) -> str:
         """The caption of one picture; "" when no term is sure enough."""
         picture = self._encoder.embed_images([image])[0]
-        said = []
+        said: list[str] = []
         for group, features in zip(self._groups, self._features, strict=True):
             logits = 100.0 * (features @ picture).astype(np.float64)
             chances = np.exp(logits - logits.max())
             chances /= chances.sum()
             best = int(chances.argmax())
-            if chances[best] >= self._sure and group.terms[best] not in said:
+            if chances[best] >= self._sure and group.terms[best] not in ("", *said):
                 said.append(group.terms[best])
         return ", ".join(said)
 

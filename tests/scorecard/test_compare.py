@@ -90,7 +90,8 @@ class TestDifferences:
         row = row_of(found, FIDELITY)
         assert row.difference == pytest.approx(0.1, abs=2e-6)
         assert (row.ci_low, row.ci_high) == (pytest.approx(0.1, abs=2e-6), pytest.approx(0.1, abs=2e-6))
-        assert row.ahead == found.sides[0].label and standing(found.rows, row.first, row.second)["fidelity"] == row.ahead
+        assert row.ahead == found.sides[0].label
+        assert standing(found.rows, row.first, row.second)["fidelity"] == row.ahead
         assert row_of(found, "likeness on challenge").ahead == "tie"
 
     @pytest.mark.parametrize(("by", "better"), [(2.0, 0), (-0.0, None)])
@@ -254,7 +255,7 @@ class TestRefusals:
 
     def test_another_encoder(self, two):
         edit_json(two[1] / "scorecard.json", lambda raw: raw["provenance"].update(encoder="other"))
-        with pytest.raises(RunError, match="encoder is fake in .* and other in .*--encoder"):
+        with pytest.raises(RunError, match=r"encoder is fake in .* and other in .*--encoder"):
             both(two)
 
     def test_no_shared_seed(self, two):
@@ -294,7 +295,7 @@ class TestRefusals:
         with pytest.raises(RunError, match="does not exist"):
             compare([two[0], tmp_path / "nothing"])
         (tmp_path / "empty").mkdir()
-        with pytest.raises(RunError, match="plan.json is missing"):
+        with pytest.raises(RunError, match=r"plan\.json is missing"):
             compare([two[0], tmp_path / "empty"])
         (two[1] / "scorecard.json").unlink()
         with pytest.raises(RunError, match="not measured to its end"):
