@@ -34,7 +34,8 @@ ENTERED: dict[str, tuple[Any, Any]] = {
     "shuffle_caption": (True, True), "keep_tokens": (1, 1), "flip": (True, True), "random_crop": (True, True),
     "validation_fraction": ("0.2", 0.2), "validation_steps": ("25", 25), "early_stop": (4, 4),
     "save_steps": (150, 150), "save_dtype": ("bf16", "bf16"), "sample_prompts": ("a\n\nb", ["a", "b"]),
-    "sample_steps": (50, 50), "samples_per_prompt": (2, 2), "sample_seed": (9, 9), "sample_negative": ("blurry", "blurry"),
+    "sample_steps": (50, 50), "samples_per_prompt": (2, 2), "sample_seed": (9, 9),
+    "sample_negative": ("blurry", "blurry"),
     "sampler": ("DPM++ 2M", "DPM++ 2M"), "sampler_steps": (30, 30), "sample_cfg": ("5", 5.0),
     "cache_latents_to_disk": (False, False), "publish": (False, False), "reg_data_dir": ("/data/dogs", "/data/dogs"),
     "prior_loss_weight": ("0.5", 0.5), "on_out_of_memory": ("stop", "stop"),
@@ -98,8 +99,16 @@ def test_filled_controls_become_the_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("seeds", "many"), ("seeds", "0"), ("seeds", "2.5"), ("width", "500.5"), ("width", "513"), ("cfg_scale", "nan")]
-    + [("data", "/nowhere/at/all"), ("steps", "-1")],
+    [
+        ("seeds", "many"),
+        ("seeds", "0"),
+        ("seeds", "2.5"),
+        ("width", "500.5"),
+        ("width", "513"),
+        ("cfg_scale", "nan"),
+        ("data", "/nowhere/at/all"),
+        ("steps", "-1"),
+    ],
 )
 def test_a_value_that_cannot_be_names_its_control(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name if name != "data" else "folder"):
