@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from lora_eval.scorecard.plan import Plan, make_plan
 from lora_eval.scorecard.references import References, find_references
 from lora_eval.scorecard.store import RunFolder
 from lora_eval.scorecard.table import SETTINGS, measure_again, measure_table
+from lora_eval.training.run import RUNS
 
 __all__ = ["measure_table", "read_card", "report", "score"]
 
@@ -83,7 +85,7 @@ def score(
             plan,
             encoder=_encoder_name(encoder, host.model(), plan.sampling.width),
             references=_references_json(found),
-            histories=_histories(plan, histories),
+            histories=_histories(plan, histories, _roots(host)),
         )
         plan = folder.agree(plan)
         source = EncoderSource(encoder if not isinstance(encoder, str) else plan.encoder, host.info().device)
@@ -209,15 +211,18 @@ def _references_json(found: References) -> dict[str, Any]:
     }
 
 
-def _histories(plan: Plan, given: dict[str, str] | None) -> dict[str, str]:
-    """The user's own, else the ``history.csv`` that training wrote beside the LoRA."""
+def _histories(plan: Plan, given: dict[str, str] | None, roots: Sequence[Path]) -> dict[str, str]:
+    """The user's own, else the ``history.csv`` of the training run: beside the LoRA, or under ``roots``."""
     if given:
         return {name: str(Path(path).resolve()) for name, path in given.items()}
     found = {}
     for lora in plan.loras:
-        beside = Path(lora.path).parent / "history.csv"
-        if beside.is_file():
-            found[lora.name] = str(beside)
+        # a published LoRA lies in the host's folder, its run under the outputs
+        run = re.sub(r"-\d{6,}$", "", lora.name)
+        places = [Path(lora.path).parent, *(root / sub / run for root in roots for sub in ("", RUNS))]
+        path = next((folder / "history.csv" for folder in places if (folder / "history.csv").is_file()), None)
+        if path is not None:
+            found[lora.name] = str(path.resolve())
     return found
 
 

@@ -223,6 +223,21 @@ def test_measuring_settings_may_change_and_the_pictures_stay(whole, tmp_path):
     assert read_card(tmp_path / "run")["provenance"]["encoder"] == "other"
 
 
+def test_the_history_of_a_published_lora_is_found_under_the_hosts_outputs(whole, tmp_path):
+    root, _, _ = whole
+    host = FakeHost(tmp_path)
+    lora = make_lora(host.lora_folder / "mine-000100.safetensors", 0.5, metadata={"ss_steps": "100"})
+    history = host.output_folder / "lora-eval" / "mine" / "history.csv"
+    history.parent.mkdir(parents=True)
+    history.write_bytes((root / "history.csv").read_bytes())
+    card = score(
+        host, [lora], tmp_path / "run", suite="tiny", kind="object", trigger="zorp", weights="0-1 [3]", seeds=2,
+        prompts=2, encoder=FakeEncoder(), resamples=50,
+    )  # fmt: skip
+    assert card.dimensions["curve"].score is not None
+    assert read_json(tmp_path / "run" / "plan.json")["histories"] == {"mine-000100": str(history)}
+
+
 def test_a_host_that_fails_leaves_what_was_drawn(whole, tmp_path):
     root, _, _ = whole
     host = FakeHost(root)
