@@ -75,10 +75,23 @@ class Transformer(nn.Module):
         return x + self.proj_out(tokens.transpose(1, 2).reshape(h.shape))
 
 
+class Resnet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.1 * self.conv1(x)
+
+
 class Level(nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        self.resnets = nn.ModuleList([Resnet()])
         self.attentions = nn.ModuleList([Transformer()])
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        return self.attentions[0](self.resnets[0](x), context)
 
 
 class FakeUNet(nn.Module):
@@ -93,8 +106,7 @@ class FakeUNet(nn.Module):
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         t = timesteps.float()[:, None] / 1000
         h = self.conv_in(x) + self.time(torch.cat([t, 1 - t], 1))[:, :, None, None]
-        h = self.down_blocks[0].attentions[0](h, context)
-        h = self.mid_block.attentions[0](h, context)
+        h = self.mid_block(self.down_blocks[0](h, context), context)
         return self.conv_out(h)
 
 

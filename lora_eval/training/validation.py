@@ -143,7 +143,7 @@ class FixedLoss:
         whole = torch.ones(1, *latents.shape[2:], device=device)
         masks = [whole if p.masks is None else p.masks[0].to(whole) for p in pictures]
         mask = None if all(p.masks is None for p in pictures) else torch.stack(masks)
-        return squared_error(predicted, target, mask).double().cpu().numpy()
+        return squared_error(predicted, target, mask).cpu().double().numpy()
 
 
 @contextmanager

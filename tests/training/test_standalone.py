@@ -72,6 +72,7 @@ def test_from_pictures_to_a_file_that_fits(host: Any, data: Path) -> None:
     assert not np.array_equal(draw(host, LoraUse(result.lora, 1.0)), before)
 
 
+@pytest.mark.slow
 def test_the_live_loss_is_that_of_the_saved_file(host: Any, data: Path) -> None:
     """What validation saw with the hooks on is what the file gives when it is loaded again."""
     first = train(host, config(data, save_dtype="fp32"))
@@ -80,6 +81,7 @@ def test_the_live_loss_is_that_of_the_saved_file(host: Any, data: Path) -> None:
     assert start["val_loss"] == pytest.approx(end["val_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_checkpointing_gives_the_same_lora(host: Any, data: Path) -> None:
     plain = load_file(train(host, config(data, save_dtype="fp32")).lora)
     saving = load_file(train(host, config(data, save_dtype="fp32", gradient_checkpointing=True)).lora)
@@ -87,6 +89,7 @@ def test_checkpointing_gives_the_same_lora(host: Any, data: Path) -> None:
         assert torch.allclose(saving[key], value, rtol=1e-4, atol=1e-6), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_the_same_seed_gives_the_same_bits(host: Any, data: Path, dropout: float) -> None:
     one, two = (load_file(train(host, config(data, dropout=dropout, save_dtype="fp32")).lora) for _ in range(2))
