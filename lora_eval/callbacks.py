@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SECTION = ("lora_eval", "LoRA Eval")
 TABS = "lora_eval.ui.tabs"
 extension_folder: Path | None = None
+_folders: tuple[list[Path], Path | None] | None = None
 
 
 def register(folder: str) -> None:
@@ -62,12 +63,14 @@ def add_settings() -> None:
 
     # paths cannot be set by REST: a caller could otherwise widen what it may read
     options = {
-        "lora_eval_output_dir": shared.OptionInfo(
-            "", "Folder for runs", gr.Textbox, section=SECTION, restrict_api=True
-        ).info("empty: lora-eval in the WebUI's outputs"),
+        "lora_eval_output_dir": shared.OptionInfo("", "Folder for runs", gr.Textbox, section=SECTION, restrict_api=True)
+        .info("empty: lora-eval in the WebUI's outputs")
+        .needs_reload_ui(),
         "lora_eval_allowed_dirs": shared.OptionInfo(
             "", "Further folders that REST calls may name", gr.Textbox, {"lines": 3}, section=SECTION, restrict_api=True
-        ).info("one a line; the WebUI's own folders and the LoRA folder are always allowed"),
+        )
+        .info("one a line; the WebUI's own folders and the LoRA folder are always allowed")
+        .needs_reload_ui(),
         "lora_eval_batch_size": shared.OptionInfo(
             4, "Pictures drawn at once in a sweep", gr.Slider, {"minimum": 1, "maximum": 32, "step": 1}, section=SECTION
         ).info("fewer need less memory"),
@@ -80,16 +83,25 @@ def add_settings() -> None:
 
 
 def read_settings() -> Settings:
-    """The section's values as they are now."""
+    """The section's values: folders as they were when the page was built, the rest as they are now."""
     from modules import shared
 
-    lines = str(getattr(shared.opts, "lora_eval_allowed_dirs", "")).splitlines()
+    batch_size = int(getattr(shared.opts, "lora_eval_batch_size", 4))
+    encoder = str(getattr(shared.opts, "lora_eval_encoder", "auto")).strip() or "auto"
+    allowed, output = _folders if _folders is not None else _read_folders()
+    return Settings(batch_size, encoder, list(allowed), output)
+
+
+def _read_folders() -> tuple[list[Path], Path | None]:
+    from modules import shared
+
+    def path(text: str) -> Path:
+        return Path(text.strip()).expanduser().absolute()
+
+    lines = str(getattr(shared.opts, "lora_eval_allowed_dirs", "") or "").splitlines()
     flags = list(getattr(shared.cmd_opts, "lora_eval_allow_dir", None) or [])
-    return Settings(
-        int(getattr(shared.opts, "lora_eval_batch_size", 4)),
-        str(getattr(shared.opts, "lora_eval_encoder", "auto")).strip() or "auto",
-        [Path(text.strip()).expanduser().absolute() for text in [*lines, *flags] if text.strip()],
-    )
+    output = getattr(shared.opts, "lora_eval_output_dir", "") or getattr(shared.cmd_opts, "lora_eval_output_dir", None)
+    return [path(text) for text in [*lines, *flags] if text.strip()], path(output) if output else None
 
 
 def make_tabs() -> list[tuple[Any, str, str]]:
@@ -102,8 +114,11 @@ def make_tabs() -> list[tuple[Any, str, str]]:
 
 def start(demo: Any, app: FastAPI) -> None:
     """Routes, if the WebUI has its API on, and away with what a killed run left in the LoRA folder."""
+    global _folders
     from modules import shared
 
+    # Forge lets REST callers set every option: what they set must not widen what they may read
+    _folders = _read_folders()
     Staging(Path(shared.cmd_opts.lora_dir)).clear_leftovers()
     if shared.cmd_opts.api or shared.cmd_opts.nowebui:
         from lora_eval.api import create_routes

@@ -18,11 +18,13 @@ class Settings:
         batch_size: pictures drawn at once in a sweep.
         encoder: image and text encoder of the scorecard, ``auto`` or as in ``scorecard.embed.load_encoder``.
         allowed: folders besides the host's own that requests from outside may name.
+        output: where run folders go; None: the host's own place for them.
     """
 
     batch_size: int = 4
     encoder: str = "auto"
     allowed: list[Path] = field(default_factory=list)
+    output: Path | None = None
 
 
 _make: Callable[[], Host] | None = None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import HostError, LoraFileError
+from lora_eval.host.current import current_settings
 from lora_eval.host.protocol import Drawn, Host, HostInfo, ImageRequest, Job, LoraUse, ModelInfo, Sampling
 from lora_eval.host.staging import Staging, fits_tag
 from lora_eval.host.webui_draw import txt2img
@@ -118,12 +119,10 @@ class WebuiHost(Host):
 
     @property
     def output_folder(self) -> Path:
-        from modules import paths_internal, shared
+        from modules import paths_internal
 
-        chosen = getattr(shared.opts, "lora_eval_output_dir", "") or getattr(
-            shared.cmd_opts, "lora_eval_output_dir", ""
-        )
-        return Path(chosen or Path(paths_internal.default_output_dir) / "lora-eval").expanduser().absolute()
+        chosen = current_settings().output
+        return chosen if chosen is not None else Path(paths_internal.default_output_dir).absolute() / "lora-eval"
 
     def samplers(self) -> list[str]:
         from modules import sd_samplers

@@ -37,6 +37,9 @@ class OptionInfo:
     def info(self, text: str) -> OptionInfo:
         return self
 
+    def needs_reload_ui(self) -> OptionInfo:
+        return self
+
 
 class Options(SimpleNamespace):
     def add_option(self, key: str, info: OptionInfo) -> None:
@@ -62,6 +65,7 @@ def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         "initialize_util": {"get_gradio_auth_creds": lambda: iter(site.gradio_users)},
         "call_queue": {},
     }
+    monkeypatch.setattr(callbacks, "_folders", None)
     package = ModuleType("modules")
     package.__path__ = []
     monkeypatch.setitem(sys.modules, "modules", package)
@@ -97,14 +101,24 @@ def test_settings_have_a_section_and_paths_are_not_for_rest(webui: Any) -> None:
     assert added["lora_eval_output_dir"].restrict_api and added["lora_eval_allowed_dirs"].restrict_api
 
 
-def test_settings_are_read_anew_each_time(webui: Any, tmp_path: Path) -> None:
+def test_settings_are_read_anew_each_time(webui: Any) -> None:
     assert (callbacks.read_settings().batch_size, callbacks.read_settings().encoder) == (4, "auto")
-    webui.opts.lora_eval_allowed_dirs = f"\n {tmp_path}/a \n\n{tmp_path}/b"
     webui.opts.lora_eval_batch_size, webui.opts.lora_eval_encoder = 8, "  "
-    webui.flags.lora_eval_allow_dir = [f"{tmp_path}/c"]
-    settings = callbacks.read_settings()
-    assert settings.allowed == [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
-    assert (settings.batch_size, settings.encoder) == (8, "auto")
+    assert (callbacks.read_settings().batch_size, callbacks.read_settings().encoder) == (8, "auto")
+
+
+def test_folders_are_those_of_the_start_until_the_page_is_built_anew(webui: Any, tmp_path: Path) -> None:
+    webui.opts.lora_eval_allowed_dirs = f"\n {tmp_path}/a \n\n{tmp_path}/b"
+    webui.flags.lora_eval_allow_dir, webui.flags.lora_eval_output_dir = [f"{tmp_path}/c"], f"{tmp_path}/flag"
+    callbacks.start(None, FastAPI())
+    assert callbacks.read_settings().allowed == [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+    assert callbacks.read_settings().output == tmp_path / "flag"
+    # Forge's POST /sdapi/v1/options sets any option, whatever restrict_api says
+    webui.opts.lora_eval_allowed_dirs, webui.opts.lora_eval_output_dir = "/", "/etc"
+    assert Path("/") not in callbacks.allowed_folders()
+    assert callbacks.read_settings().output == tmp_path / "flag"
+    callbacks.start(None, FastAPI())
+    assert callbacks.read_settings().output == Path("/etc")
 
 
 def test_allowed_folders_are_the_webuis_own_first(webui: Any, tmp_path: Path) -> None:

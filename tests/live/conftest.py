@@ -38,6 +38,7 @@ SETTINGS = {
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--webui-url", default=None, help="a running WebUI, for example http://127.0.0.1:7860")
     parser.addoption("--webui-auth", default=None, help="USER:PASSWORD, where it runs with --api-auth")
+    parser.addoption("--webui-data", default=None, help="its data folder; asked of the WebUI where not given")
     parser.addoption("--webui-other-lora", default=None, help="name of a LoRA that fits the checkpoint")
     parser.addoption("--webui-wrong-lora", default=None, help="name of a LoRA of another model family")
     parser.addoption("--webui-other-checkpoint", default=None, help="name of a second checkpoint to switch to")
@@ -143,8 +144,12 @@ def webui(pytestconfig: pytest.Config) -> Iterator[Webui]:
     if not url:
         pytest.skip("needs a running WebUI: --webui-url http://127.0.0.1:7860")
     site = Webui(url.rstrip("/"), pytestconfig.getoption("--webui-auth"))
-    lora_folder = Path(site.call("/sdapi/v1/cmd-flags")["lora_dir"])
-    site.data = lora_folder.parent.parent
+    data = pytestconfig.getoption("--webui-data")
+    try:
+        site.data = Path(data or Path(site.call("/sdapi/v1/cmd-flags")["lora_dir"]).parent.parent)
+    except HttpError:
+        # Forge's own route fails when it was started with --port
+        pytest.skip("the WebUI does not tell its data folder: --webui-data DIR")
     if not site.data.is_dir():
         pytest.skip(f"the WebUI's folder {site.data} is not on this machine")
     pictures = site.data / "lora-eval-live"

@@ -28,7 +28,10 @@ def test_settings_are_there_and_paths_cannot_be_set_by_rest(webui: Any) -> None:
     assert options["lora_eval_batch_size"] >= 1
     assert webui.status("/lora-eval/v1/check", {"data": "/usr"}) == 403
     webui.status("/sdapi/v1/options", {"lora_eval_allowed_dirs": "/usr"})
-    assert webui.status("/lora-eval/v1/check", {"data": "/usr"}) == 403
+    try:
+        assert webui.status("/lora-eval/v1/check", {"data": "/usr"}) == 403
+    finally:
+        webui.status("/sdapi/v1/options", {"lora_eval_allowed_dirs": ""})
 
 
 def test_credentials_are_those_of_the_host(webui: Any) -> None:
