@@ -292,5 +292,3 @@ class Host(ABC):
     @abstractmethod
     def refresh_loras(self) -> None:
         """Make the host list files that were just written to its LoRA folder."""
-
-
