@@ -80,7 +80,8 @@ def _pair(comparison: Comparison, first: str, second: str) -> str:
         before = row.dimension
     lead = (
         "Difference: the first less the second over pictures of the same prompt and seed, with its 95 % interval; a "
-        "band across the middle is a tie. Bands have scales of their own. p: sign-flip test, Holm over all rows."
+        "band across the middle is a tie. Bands have scales of their own. p: sign-flip test, Holm over all "
+        "rows that have pairs enough for a test."
     )
     return section(f"{first} against {second}", scroll_table("", head, "".join(lines)), lead)
 

@@ -82,12 +82,19 @@ class Run:
             return {}
         return dict(zip(map(str, keys), values, strict=True))
 
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        return {}
+
     def hash_of(self, row: Mapping[str, str]) -> str:
         """Content hash of a row's picture; "" when it is gone."""
-        try:
-            return content_hash(self.folder.root / row["image"])
-        except RunError:
-            return ""
+        image = row["image"]
+        if image not in self._hashes:
+            try:
+                self._hashes[image] = content_hash(self.folder.root / image)
+            except RunError:
+                self._hashes[image] = ""
+        return self._hashes[image]
 
 
 @dataclass(frozen=True)

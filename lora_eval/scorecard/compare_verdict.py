@@ -15,7 +15,8 @@ class Row:
 
     ``difference`` is ``first_value - second_value`` over the ``n`` pairs that both sides have; ``ahead``
     is the label of the better side, ``tie``, or "" where nothing was tested. ``p`` is the sign-flip test,
-    ``p_holm`` the same corrected over all tested rows, ``scope`` what the interval speaks of.
+    ``p_best`` the smallest it could have been with so many pairs, ``p_holm`` p corrected over all rows whose
+    ``p_best`` is small enough to count, ``scope`` what the interval speaks of.
     """
 
     first: str
@@ -31,6 +32,7 @@ class Row:
     n: int = 0
     prompts: int = 0
     p: float | None = None
+    p_best: float | None = None
     p_holm: float | None = None
     ahead: str = ""
     scope: str = ""
@@ -81,15 +83,32 @@ def verdict(labels: Sequence[str], rows: Sequence[Row]) -> str:
         return f"{'Likely' if doubt else 'Take'} {best[0]}: ahead of {_and(behind)}, behind in nothing{rest}{doubt}."
     told = [f"{one} is ahead of {other} in {_and(names)}" for (one, other), names in wins.items()]
     told += [f"{one} and {other} are each ahead in part of {_and(names)}" for (one, other), names in mixed.items()]
-    return f"No clear winner: {'; '.join(told)}{doubt}."
+    if len(labels) > 2:
+        told = [f"{_and(best)} lead{'s' * (len(best) == 1)} in {name}" for name, best in _leaders(labels, wins).items()]
+    return f"No clear winner{': ' if told else ''}{'; '.join(told)}{doubt}."
+
+
+def _leaders(labels: Sequence[str], wins: dict[tuple[str, str], list[str]]) -> dict[str, list[str]]:
+    """Dimension -> who is ahead of somebody there and behind nobody."""
+    found = {}
+    for name in dict.fromkeys(name for names in wins.values() for name in names):
+        beaten = {other for (_, other), names in wins.items() if name in names}
+        best = [one for one in labels if one not in beaten and any(name in wins.get((one, o), ()) for o in labels)]
+        if best:
+            found[name] = best
+    return found
 
 
 def _doubt(rows: Sequence[Row]) -> str:
-    ahead = [row.p_holm for row in rows if row.ahead not in ("", "tie") and row.p_holm is not None]
-    if not ahead or min(ahead) <= CERTAIN:
+    """Said behind a verdict of which no part stands after correction."""
+    ahead = [row for row in rows if row.ahead not in ("", "tie")]
+    tested = [row.p_holm for row in ahead if row.p_holm is not None]
+    if not ahead or (tested and min(tested) <= CERTAIN):
         return ""
-    tests = sum(row.p is not None for row in rows)
-    return f" (not sure: over {tests} tests the smallest corrected p is {min(ahead):.2g}; draw more seeds)"
+    if not tested:
+        return " (not sure: too few pairs for a test; draw more seeds)"
+    count = sum(row.p_holm is not None for row in rows)
+    return f" (not sure: over {count} tests the smallest corrected p is {min(tested):.2g}; draw more seeds)"
 
 
 def _and(words: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from lora_eval.scorecard.compare import compare, to_json, write_comparison
 from lora_eval.scorecard.compare_verdict import Row, standing, verdict
 from tests.fakes_scorecard import read_json, small_score, tree_hashes
 
+CORE = ("plain", "fidelity")
 FIDELITY = "likeness to the references (CLIP-I)"
 
 
@@ -149,14 +150,48 @@ class TestDifferences:
         row = row_of(both(two), FIDELITY)
         assert row.difference == pytest.approx(0.02, abs=1e-5) and row.ci_low == pytest.approx(0.02, abs=1e-5)
 
-    def test_holm_over_all_tested_rows(self, two):
+    def test_holm_over_all_rows_that_could_be_significant(self, two):
         edit_cells(two[1], shift("clip_i", -0.1, noise=0.01))
-        rows = [row for row in both(two).rows if row.p is not None]
-        order = sorted(rows, key=lambda row: row.p)
+        rows = both(two).rows
+        family = [row for row in rows if row.p is not None and row.p_best <= 0.05]
         running = 0.0
-        for rank, row in enumerate(order):
-            running = max(running, min(1.0, (len(order) - rank) * row.p))
+        for rank, row in enumerate(sorted(family, key=lambda row: row.p)):
+            running = max(running, min(1.0, (len(family) - rank) * row.p))
             assert row.p_holm == pytest.approx(running, abs=1e-5)
+        assert family and all(row.p_holm is None for row in rows if row not in family)
+
+    def test_the_smallest_p_is_that_of_differences_of_one_sign(self, two):
+        edit_cells(two[1], shift("clip_i", -0.1, ("plain", "fidelity")))
+        found = both(two)
+        row = row_of(found, FIDELITY)
+        assert row.n == 6 and row.p == row.p_best == pytest.approx(2 / 2**6)
+        same = row_of(found, "copies")
+        assert (same.p_best, same.p_holm) == (1.0, None), "pictures that differ in nothing are no test"
+
+    def test_agreement_between_seeds_is_resampled_as_pseudo_values(self, two):
+        """Known answer: the jackknife's own formula on the matrix of cosines that the table's means come from."""
+        rng = np.random.default_rng(3)
+        wanted = []
+        for run in two:
+            matrices: dict[str, np.ndarray] = {}
+
+            def change(row, matrices=matrices):  # type: ignore[no-untyped-def]
+                if row["weight"] == "0" or row["checkpoint"] != "zorp-000200" or row["weight"] != "1":
+                    return
+                if row["prompt_id"] not in matrices:
+                    half = rng.uniform(0, 1, (3, 3))
+                    matrices[row["prompt_id"]] = half + half.T
+                m = matrices[row["prompt_id"]]
+                at = int(row["seed"]) - 1
+                row["carlos"] = repr(float(np.delete(m[at], at).mean()))
+
+            edit_cells(run, change)
+            roles = {row["prompt_id"]: row["role"] for row in cells(run)}
+            means = [m[np.triu_indices(3, 1)].mean() for name, m in matrices.items() if roles[name] in CORE]
+            wanted.append(np.mean(means))
+        row = row_of(both(two), "agreement")
+        assert row.first_value == pytest.approx(wanted[0], abs=1e-6)
+        assert row.difference == pytest.approx(wanted[0] - wanted[1], abs=1e-6)
 
 
 class TestWhatIsCompared:
@@ -343,7 +378,7 @@ class TestFiles:
 
 
 def made(first: str, second: str, dimension: str, ahead: str, p: float = 0.001) -> Row:
-    return Row(first, second, dimension, "m", "higher", 1, 0, 1, 0.5, 1.5, 12, 4, p, p, ahead)
+    return Row(first, second, dimension, "m", "higher", 1, 0, 1, 0.5, 1.5, 12, 4, p, 0.0005, p, ahead)
 
 
 class TestVerdict:
@@ -379,6 +414,20 @@ class TestVerdict:
             made("B", "C", "fidelity", "tie"),
         ]
         assert verdict(["A", "B", "C"], rows) == "Take B: ahead of A in fidelity, behind in nothing; a tie with C."
+
+    def test_of_three_without_a_winner_the_leaders_are_named_by_dimension(self):
+        rows = [
+            made("A", "B", "fidelity", "A"),
+            made("A", "C", "fidelity", "A"),
+            made("B", "C", "alignment", "C"),
+            made("A", "C", "alignment", "C"),
+        ]
+        assert verdict(["A", "B", "C"], rows) == "No clear winner: A leads in fidelity; C leads in alignment."
+
+    def test_too_few_pairs_for_a_test_is_no_certainty(self):
+        row = made("A", "B", "fidelity", "A")
+        row.p_holm = None
+        assert "too few pairs for a test" in verdict(["A", "B"], [row])
 
     def test_a_circle_has_no_winner(self):
         rows = [made("A", "B", "fidelity", "A"), made("B", "C", "fidelity", "B"), made("A", "C", "fidelity", "C")]
