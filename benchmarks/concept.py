@@ -53,16 +53,17 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         host = StandaloneHost(output_folder=folder, progress=ConsoleProgress())
+        config = load_config(DEMO_CONFIG, {"train_data_dir": str(DEMO_DATA)})
+        trigger = config.trigger
         if options.lora is None:
-            config = load_config(DEMO_CONFIG, {"train_data_dir": str(DEMO_DATA)})
             result = train(host, config)
             print(f"trained: {result.message}")
             options.lora = result.lora
-        asked = prompts("zorp", options.prompts)
+        asked = prompts(trigger, options.prompts)
         reader = Reader.load()
         classes = list(reader.classes["shape"])
         print(f"{len(asked)} plain prompts, seeds from {options.seed}, {options.lora.name}")
-        print("weight  P(zorp)  zorp   colour  background  position")
+        print(f"weight  P({trigger})  {trigger}   colour  background  position")
         shares = {}
         for weight in sorted({0.0, 1.0, *parse_range(options.weights)}):
             use = None if weight == 0 else LoraUse(options.lora, weight)
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int:
                 ]
                 images += [one.image for one in host.generate(batch, default_sampling(host), use)]
             seen = reader.read(images)
-            zorp = seen["shape"][:, classes.index("zorp")]
+            concept = seen["shape"][:, classes.index(trigger)]
             right = {
                 name: float(
                     np.mean(
@@ -88,7 +89,7 @@ def main(argv: list[str]) -> int:
             }
             shares[weight] = right["shape"]
             print(
-                f"{weight:6.2f}  {zorp.mean():7.2f}  {right['shape']:4.0%}  {right['colour']:6.0%}  "
+                f"{weight:6.2f}  {concept.mean():7.2f}  {right['shape']:4.0%}  {right['colour']:6.0%}  "
                 f"{right['background']:10.0%}  {right['position']:8.0%}"
             )
     learned = shares[0.0] <= 0.25 and shares[1.0] >= 0.80

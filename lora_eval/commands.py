@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lora_eval.training.run import RunPaths
 
 GOOD, BAD, FAILED = 0, 1, 2
-DEMO_DATA = Path(__file__).parent / "assets" / "datasets" / "zorp"
+DEMO_DATA = Path(__file__).parent / "assets" / "datasets" / "mave"
 DEMO_CONFIG = Path(__file__).parent / "assets" / "demo.yaml"
 
 
@@ -317,7 +317,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Train on the shipped drawings with the shipped tiny model, score two checkpoints, write the report.
+    """Train on the shipped drawings with the shipped tiny model, score its checkpoints, write the report.
 
     A second run on the same folder trains and draws nothing again.
     """
@@ -343,7 +343,7 @@ def demo(arguments: argparse.Namespace) -> int:
             if result.stopped == "interrupted":
                 raise Interrupted
             trained = RunPaths(result.folder, result.folder.name)
-        checkpoints = [path for _, path in trained.checkpoints()][:1]
+        checkpoints = [path for step, path in trained.checkpoints() if step < (config.max_steps or 0)]
         print("Drawing and measuring the sweep ...")
         card = run_score(
             host,
