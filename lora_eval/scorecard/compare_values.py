@@ -25,15 +25,18 @@ def agreement(side: Side, keys: list[Key]) -> dict[Key, float]:
     """CARLoS consistency as jackknife pseudo-values, so that seeds of a prompt can be resampled.
 
     The table has each picture's mean cosine to the other seeds, and every cosine is in two of these. The
-    pseudo-values (see ``metrics.consistency.pseudo_values``) undo that and have the same mean.
+    pseudo-values (see ``metrics.consistency.pseudo_values``) undo that and have the same mean. Two seeds
+    have one cosine: one number a prompt.
     """
     result: dict[Key, float] = {}
     for prompt in sorted({key[:2] for key in keys}):
         means = {key: number(row, "carlos") for key, row in side.pictures.items() if key[:2] == prompt}
         means = {key: value for key, value in means.items() if math.isfinite(value)}
         m, mean = len(means), math.fsum(means.values()) / max(len(means), 1)
-        for key, value in means.items():
-            result[key] = m * mean - (m - 1) * (m * mean - 2.0 * value) / (m - 2) if m > 2 else mean
+        if m == 2:
+            result[min(key for key in keys if key[:2] == prompt)] = mean
+        elif m > 2:
+            result.update((k, m * mean - (m - 1) * (m * mean - 2.0 * v) / (m - 2)) for k, v in means.items())
     return result
 
 

@@ -194,6 +194,14 @@ class TestDifferences:
         assert row.difference == pytest.approx(wanted[0] - wanted[1], abs=1e-6)
 
 
+    def test_two_seeds_give_one_agreement_a_prompt_and_no_false_certainty(self, two):
+        for run, value in zip(two, ("0.9", "0.5"), strict=True):
+            edit_cells(run, lambda row, v=value: row.update(carlos=v if row["seed"] != "3" else ""))
+        row = row_of(both(two), "agreement")
+        assert row.n == 2 and row.difference == pytest.approx(0.4)
+        assert (row.ci_low, row.ahead) == (None, "") and "no interval" in row.note
+
+
 class TestWhatIsCompared:
     def test_recommended_checkpoint_and_weight_by_default(self, two):
         for run, weight in zip(two, (0.5, 1.0), strict=True):
