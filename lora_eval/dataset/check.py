@@ -25,6 +25,7 @@ SEVERITIES = ("error", "warning", "info")
 ADVISED = (50, 200)
 FUSED = ((0.85, "warning", "fused with"), (0.60, "warning", "closely tied to"), (0.35, "info", "often beside"))
 MAX_CROP = 0.25
+SOFT_EDGE = 2.5
 # mean CLIP similarity of real pictures of one subject: DreamBooth, table 1 (https://arxiv.org/abs/2208.12242)
 REAL_ALIKE = 0.885
 ALIKE = 0.95
@@ -205,9 +206,11 @@ def _light_and_focus(dataset: Dataset, looks: list[Look]) -> list[Finding]:
         if one.contrast < 0.01:
             found.append(Finding("error", "blank", name, "the picture is one flat colour", "remove it"))
             continue
-        if one.sharpness < limit or one.sharpness < -3.3:
+        if one.edge_width > SOFT_EDGE and (one.sharpness < limit or one.sharpness < -3.3):
             share = 10 ** (one.sharpness - middle)
-            message = f"blurred: {share:.0%} of the edge energy usual in this set"
+            message = (
+                f"blurred: its sharpest edges take {one.edge_width:.1f} pixels ({share:.0%} of the usual edge energy)"
+            )
             found.append(Finding("warning", "blurred", name, message, "replace it by a sharp one or remove it"))
         if one.highlights < 0.25:
             message = f"very dark: 99 % of it is below {one.highlights:.0%} brightness"

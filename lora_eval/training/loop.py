@@ -70,7 +70,9 @@ def _train(
     with ExitStack() as stack:
         if job is None:
             batches = -(-shown // config.batch_size)
-            job = stack.enter_context(host.job(f"Training {paths.name}", config.epochs * batches))
+            steps = -(-config.epochs * batches // config.gradient_accumulation)
+            total = min(steps, config.max_steps or steps)
+            job = stack.enter_context(host.job(f"Training {paths.name}", total))
         notes: list[str] = []
         while True:
             try:

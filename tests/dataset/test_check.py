@@ -99,7 +99,6 @@ ALONG = {
     "broken": {"few pictures"},
     "zero bytes": {"few pictures"},
     "same caption": {"fused term"},
-    "small": {"blurred"},
 }
 
 

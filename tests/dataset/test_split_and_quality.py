@@ -13,6 +13,7 @@ from scipy.fft import dctn
 from lora_eval.dataset.folder import Item
 from lora_eval.dataset.quality import (
     duplicate_groups,
+    edge_width,
     hash_distances,
     look,
     near_duplicates,
@@ -101,8 +102,37 @@ def test_the_same_picture_in_another_file_is_found(tmp_path: Path, change: str) 
     assert near_duplicates(looks) == [(3, 8)]
 
 
+def test_pictures_that_differ_in_colour_alone_are_no_twins_and_have_contrast(tmp_path: Path) -> None:
+    """Red on green and green on red of one brightness are the same in grey, and flat."""
+    from PIL import Image
+
+    red, green = (180, 0, 0), (0, 92, 0)
+    for name, ground, shape in (("a", red, green), ("b", green, red)):
+        image = Image.new("RGB", (64, 64), ground)
+        image.paste(shape, (16, 16, 48, 40))
+        image.save(tmp_path / f"{name}.png")
+    looks = [look(tmp_path / "a.png"), look(tmp_path / "b.png")]
+    assert near_duplicates(looks) == []
+    assert min(one.contrast for one in looks) > 0.1
+    assert all(np.isfinite(one.sharpness) for one in looks)
+
+
 def test_groups_join_chains_of_duplicates() -> None:
     assert duplicate_groups(6, [(0, 2), (2, 5), (3, 4)]) == [0, 1, 0, 3, 3, 0]
+
+
+def test_edge_width_is_that_of_the_sharpest_edge_however_few_there_are() -> None:
+    from scipy.ndimage import gaussian_filter
+
+    few, many = np.zeros((128, 128)), np.zeros((128, 128))
+    few[:, 64:] = 1
+    for left in range(0, 128, 32):
+        many[:, left : left + 16] = 1
+    for grey in (few, many):
+        assert edge_width(grey) <= 1.5
+        for blur in (2, 4):
+            assert edge_width(gaussian_filter(grey, blur)) == pytest.approx(np.sqrt(2 * np.pi) * blur / 2, rel=0.15)
+    assert edge_width(np.full((32, 32), 0.5)) == np.inf
 
 
 def test_sharpness_falls_with_blur_and_ignores_contrast() -> None:
