@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_eval.errors import RunError
+from lora_eval.errors import LoraFileError, RunError
 from lora_eval.files import make_folder, read_json, write_error, write_json
 from lora_eval.host.protocol import Host
+from lora_eval.lora.files import inspect_lora
 from lora_eval.training.config import TrainConfig
 
 RUNS = "lora-eval"
@@ -66,6 +67,13 @@ class RunPaths:
     def final(self) -> Path:
         """The finished LoRA."""
         return self.folder / f"{self.name}.safetensors"
+
+    def finished_step(self) -> int | None:
+        """Steps of the finished LoRA that is there; None when there is none, or it cannot be read."""
+        try:
+            return int(inspect_lora(self.final).metadata["ss_steps"])
+        except (LoraFileError, KeyError, ValueError):
+            return None
 
     def checkpoint(self, step: int) -> Path:
         """A checkpoint's file."""

@@ -120,6 +120,8 @@ class Session:
         self.events = EventLog(paths.logs, None if state is None else state.progress.step)
         if self.events.note:
             self.notes.append(self.events.note)
+        if config.early_stop and self.validation is None:
+            self.notes.append("early_stop needs held-out pictures (validation_fraction); the run goes to its end")
         self._start_watch(None if state is None else state.progress.step)
         self._baseline(state)
         return self._loop()
@@ -332,8 +334,9 @@ class Session:
 
     def _result(self, lora: Path, stopped: str, message: str, published: Path | None = None) -> TrainResult:
         checkpoints = self.paths.checkpoints()
-        if lora == self.paths.final:
-            checkpoints.append((self.progress.step, lora))
+        finished = self.paths.finished_step()
+        if finished is not None:
+            checkpoints = sorted([*checkpoints, (finished, self.paths.final)])
         result = TrainResult(
             self.paths.folder,
             lora,
@@ -371,18 +374,22 @@ class Session:
         )
 
     def _finish(self, stopped: str, message: str) -> TrainResult:
+        step = self.progress.step
+        # a finished run that was made longer: both WebUIs remember LoRAs by name, so the name is not given again
+        earlier = self.paths.finished_step()
+        final = self.paths.final if earlier in (None, step) else self.paths.checkpoint(step)
         try:
-            self._save(self.paths.final, self.progress.step)
+            self._save(final, step)
         except LoraFileError as error:
             # finite in fp32, too large for the file's dtype
             return self._diverged(str(error))
         self._save_state()
         published = None
         if self.config.publish and self.host.lora_folder.resolve() != self.paths.folder.resolve():
-            published = self.host.lora_folder / self.paths.final.name
+            published = self.host.lora_folder / final.name
             with atomic_path(published) as temporary:
-                shutil.copyfile(self.paths.final, temporary)
-        return self._result(self.paths.final, stopped, message, published)
+                shutil.copyfile(final, temporary)
+        return self._result(final, stopped, message, published)
 
 
 class _Averaged:

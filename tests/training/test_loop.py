@@ -248,8 +248,18 @@ def test_resume_refuses_another_training(data: Path, tmp_path: Path) -> None:
 
 def test_a_finished_run_can_be_made_longer(data: Path, tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
-    train(host, config(data, max_steps=6))
+    short = train(host, config(data, max_steps=6))
+    content = short.lora.read_bytes()
     longer = train(host, config(data, max_steps=12), resume=True)
+    # no file name is ever given to other content: both WebUIs remember LoRAs by name
+    assert short.lora.read_bytes() == content and (host.lora_folder / "toy.safetensors").read_bytes() == content
+    assert [(step, path.name) for step, path in longer.checkpoints] == [
+        (4, "toy-000004.safetensors"),
+        (6, "toy.safetensors"),
+        (8, "toy-000008.safetensors"),
+        (12, "toy-000012.safetensors"),
+    ]
+    assert longer.published == host.lora_folder / "toy-000012.safetensors"
     whole = train(FakeHost(tmp_path / "b"), config(data, max_steps=12))
     assert tensors(longer) == tensors(whole)
 
@@ -554,6 +564,12 @@ def test_early_stop_keeps_everything_and_says_why(data: Path, tmp_path: Path) ->
     assert result.stopped == "early", result.message
     assert result.best is not None and result.steps == result.best[0] + 2
     assert f"not improved since step {result.best[0]}" in result.message
+
+
+def test_early_stop_without_held_out_pictures_is_said(data: Path, tmp_path: Path) -> None:
+    result = train(FakeHost(tmp_path), config(data, validation_fraction=0, early_stop=1))
+    assert result.stopped == "finished"
+    assert any("early_stop needs held-out pictures" in note for note in result.notes)
 
 
 def test_long_captions_are_filled_up_with_the_empty_prompt(tmp_path: Path) -> None:
