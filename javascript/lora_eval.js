@@ -194,13 +194,20 @@ var loraEval = window.loraEval || (function () {
         }
     }
 
-    // the report follows the page's theme, not the system's
+    // The report follows the page's theme, not the system's. Its frame is closed to us (sandbox), so the
+    // condition in its style is answered before it is loaded.
+    const reports = new WeakMap();
+
     function theme() {
-        const dark = document.body.classList.contains("dark") ||
-            root().querySelector(".dark .lora-eval, .gradio-container.dark") !== null;
+        const dark = document.body.classList.contains("dark") || root().querySelector(".gradio-container.dark") !== null;
+        const answer = dark ? "(min-width: 0px)" : "(max-width: 0px)";
         for (const frame of root().querySelectorAll("iframe.lora-eval-report")) {
-            const scheme = dark ? "dark" : "light";
-            if (frame.style.colorScheme !== scheme) frame.style.colorScheme = scheme;
+            const known = reports.get(frame);
+            if (known && known.answer === answer && known.shown === frame.srcdoc) continue;
+            const page = known && known.shown === frame.srcdoc ? known.page : frame.srcdoc;
+            const shown = page.replace(/\(prefers-color-scheme:\s*dark\)/g, answer);
+            reports.set(frame, { page: page, shown: shown, answer: answer });
+            if (shown !== frame.srcdoc) frame.srcdoc = shown;
         }
     }
 

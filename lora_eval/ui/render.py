@@ -64,7 +64,10 @@ def job(state: JobState | None, folder: Path | None, nothing: str, hint: str = "
     """Progress of a job: a bar, what is going on, the time left; an error where it failed."""
     data = "" if folder is None else f' data-le-folder="{_e(folder)}"'
     if state is None:
-        return f'<div class="lora-eval-job"{data}>{empty(nothing) if folder is None else ""}</div>'
+        if folder is None:
+            return f'<div class="lora-eval-job">{empty(nothing)}</div>'
+        badge = _badge("finished", text.WORDS["on_disk"])
+        return f'<div class="lora-eval-job"{data}><div class="lora-eval-line">{badge}<strong>{_e(folder.name)}</strong></div></div>'
     active = state.status not in ENDED
     share = 100.0 if state.status == "finished" else 100.0 * state.done / state.total if state.total else 0.0
     times = []

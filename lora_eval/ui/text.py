@@ -186,6 +186,7 @@ STATES = {
     "too short": "too short to tell",
 }
 WORDS = {
+    "on_disk": "last run",
     "left": "time left",
     "used": "time used",
     "ahead": "jobs ahead:",
