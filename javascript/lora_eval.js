@@ -85,6 +85,15 @@ var loraEval = window.loraEval || (function () {
         pressSoon("lora_eval_score_fill", 50);
     };
 
+    // captions that were changed on the page, by picture
+    self.captions = function () {
+        const changed = {};
+        for (const area of root().querySelectorAll("#lora_eval_train_checked textarea[data-le-caption]")) {
+            if (area.value !== area.defaultValue) changed[area.dataset.leCaption] = area.value;
+        }
+        return JSON.stringify(changed);
+    };
+
     // -- large pictures ---------------------------------------------------------------------------
 
     let box = null, around = [], at = 0, tabOf = tabs[1];

@@ -7,19 +7,22 @@ in the queue and on disk.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_eval import actions, library
 from lora_eval.actions import HostGetter, ScoreOrder
-from lora_eval.errors import ConfigError, LoraEvalError, RunError
+from lora_eval.errors import ConfigError, DatasetError, LoraEvalError, RunError
 from lora_eval.host.protocol import Host
 from lora_eval.jobs import ENDED, RUNNING, JobQueue, JobState
 from lora_eval.scorecard.plan import PRESETS
 from lora_eval.scorecard.ranges import parse_range
 from lora_eval.training.config import TrainConfig, dump_config, make_config, to_dict
 from lora_eval.training.templates import load_template
+
+if TYPE_CHECKING:
+    from lora_eval.dataset.folder import Dataset
 
 LIVE_IMAGES = 12
 
@@ -128,11 +131,45 @@ class Desk:
         table = Path(metadata.strip()).expanduser() if metadata and metadata.strip() else None
         side = TrainConfig(resolution=resolution).resolution
         found = actions.check_folder(Path(folder.strip()).expanduser(), table, trigger.strip() or None, side)  # type: ignore[arg-type]
-        from lora_eval.dataset.folder import scan
-
-        dataset = scan(Path(folder.strip()).expanduser(), table)
+        dataset = _scan(folder, metadata)
         pictures = [CheckedPicture(dataset.name(item.path), item.path, item.caption) for item in dataset.items]
         return Checked(pictures, found["findings"])
+
+    def save_captions(self, folder: str, metadata: str | None, captions: Mapping[str, str]) -> int:
+        """Write captions by picture name where the folder keeps them: its table, or a file beside each picture.
+
+        Returns how many changed. Raises DatasetError, RunError.
+        """
+        from lora_eval.dataset.captions import write_sidecar, write_table
+
+        dataset = _scan(folder, metadata)
+        by_name = {dataset.name(item.path): item for item in dataset.items}
+        for name in captions:
+            if name not in by_name:
+                raise DatasetError(f"{name} is not among the pictures of {folder} any more; check the folder again")
+        wanted = {by_name[name].path: " ".join(caption.split()) for name, caption in captions.items()}
+        changed = [item for item in dataset.items if item.path in wanted and wanted[item.path] != item.caption]
+        if changed and dataset.table is not None:
+            if dataset.table.suffix.lower() != ".csv":
+                raise DatasetError(f"{dataset.table} is no CSV and is not written to; edit it yourself")
+            items = [replace(item, caption=wanted.get(item.path, item.caption)) for item in dataset.items]
+            write_table(dataset, items)
+        else:
+            for item in changed:
+                write_sidecar(item.path, wanted[item.path])
+        return len(changed)
+
+    def add_trigger(self, folder: str, metadata: str | None, trigger: str) -> int:
+        """Put the trigger in front of each caption that lacks it; how many were changed."""
+        from lora_eval.dataset.captions import has_term, prepend_trigger
+
+        word = trigger.strip()
+        if not word:
+            raise ConfigError("there is no trigger word; enter one first")
+        dataset = _scan(folder, metadata)
+        lacking = [item for item in dataset.items if not has_term(item.caption, word)]
+        captions = {dataset.name(item.path): prepend_trigger(item.caption, word) for item in lacking}
+        return self.save_captions(folder, metadata, captions)
 
     def train(self, values: Mapping[str, Any], resume: bool = False) -> str:
         """Put a training run in line; the job's id. Raises LoraEvalError for settings that cannot run."""
@@ -313,6 +350,15 @@ class Desk:
     def waiting(self) -> list[JobState]:
         """Jobs that run or wait, in their order."""
         return [job for job in self.queue.list() if job.status not in ENDED][::-1]
+
+
+def _scan(folder: str, metadata: str | None) -> Dataset:
+    from lora_eval.dataset.folder import scan
+
+    if not folder.strip():
+        raise ConfigError("no folder is chosen; give the folder with the training pictures")
+    table = Path(metadata.strip()).expanduser() if metadata and metadata.strip() else None
+    return scan(Path(folder.strip()).expanduser(), table)
 
 
 def _stamp(folder: Path, names: tuple[str, ...]) -> tuple[Any, ...]:

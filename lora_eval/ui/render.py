@@ -67,7 +67,8 @@ def job(state: JobState | None, folder: Path | None, nothing: str, hint: str = "
         if folder is None:
             return f'<div class="lora-eval-job">{empty(nothing)}</div>'
         badge = _badge("finished", text.WORDS["on_disk"])
-        return f'<div class="lora-eval-job"{data}><div class="lora-eval-line">{badge}<strong>{_e(folder.name)}</strong></div></div>'
+        line = f'<div class="lora-eval-line">{badge}<strong>{_e(folder.name)}</strong></div>'
+        return f'<div class="lora-eval-job"{data}>{line}</div>'
     active = state.status not in ENDED
     share = 100.0 if state.status == "finished" else 100.0 * state.done / state.total if state.total else 0.0
     times = []
@@ -184,14 +185,16 @@ def checked(found: Checked) -> str:
     for picture in found.pictures[:MOST_PICTURES]:
         own = by_picture.get(picture.name, [])
         worst = own[0]["severity"] if own else ""
-        caption = _e(picture.caption) or f"<i>{_e(text.WORDS['no_caption'])}</i>"
+        about = f'data-le-caption="{_e(picture.name)}" placeholder="{_e(text.WORDS["no_caption"])}"'
+        caption = f'<textarea rows="3" aria-label="{_e(picture.name)}" {about}>{_e(picture.caption)}</textarea>'
         image = thumb(picture.path, picture.name)
         cards.append(f'<figure class="{worst}">{image}<figcaption>{caption}</figcaption></figure>')
     if len(found.pictures) > MOST_PICTURES:
         cards.append(f"<p>{_word('more')} <b>{len(found.pictures) - MOST_PICTURES}</b></p>")
     return (
         f'<section class="lora-eval-section"><h4><b>{len(found.pictures)}</b> {_word("pictures")} {counts}</h4>'
-        f'{findings}<div class="lora-eval-pictures">{"".join(cards)}</div></section>'
+        f'{findings}<p class="lora-eval-quiet">{_e(text.WORDS["edit"])}</p>'
+        f'<div class="lora-eval-pictures">{"".join(cards)}</div></section>'
     )
 
 

@@ -111,6 +111,8 @@ FOLDER = (
 )
 FOLDER_HINT = "for example /data/my_style"
 CHECK = "Check pictures"
+SAVE_CAPTIONS = "Save captions"
+ADD_TRIGGER = "Put the trigger in front"
 NAME = ("LoRA name", "file name and <lora:NAME:1>; empty: the folder's name")
 TRIGGER = ("Trigger word", "a rare word that calls the concept; it should stand in every caption")
 KIND = ("What it should learn", "fills in the settings below with the advised ones")
@@ -211,8 +213,10 @@ WORDS = {
     "submitted": "In line.",
     "stopping": "Stopping at the next step; what is done is kept.",
     "nothing_runs": "Nothing is running.",
+    "captions_saved": "Captions changed:",
     "settings_taken": "Settings taken over.",
     "no_caption": "no caption",
+    "edit": "Captions can be changed here.",
     "more": "more pictures not shown:",
     "more_findings": "more findings not shown:",
     "filled": "Filled in from the run:",

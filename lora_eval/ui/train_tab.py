@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -114,6 +116,10 @@ def _results() -> dict[str, Any]:
         "film": html(visible=False, elem_id=f"{ELEMENT}_film"),
     }
     shown["score"] = gr.Button(text.SCORE_RUN, visible=False, elem_id=f"{ELEMENT}_score")
+    with gr.Row():
+        for key, words in (("captions", text.SAVE_CAPTIONS), ("prepend", text.ADD_TRIGGER)):
+            shown[key] = gr.Button(words, size="sm", visible=False, elem_id=f"{ELEMENT}_{key}")
+    shown["saved"] = html(visible=False, elem_id=f"{ELEMENT}_saved")
     shown["check"] = html(visible=False, elem_id=f"{ELEMENT}_checked")
     return {**shown, **page.make_requests(ELEMENT)}
 
@@ -156,15 +162,34 @@ def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, names: list[str],
 
 
 def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown: dict[str, Any]) -> None:
-    def check(folder: str, table: str, trigger: str, resolution: str) -> Update:
+    def look(folder: str, table: str, trigger: str, resolution: str, said: str = "") -> list[Update]:
         try:
             found = desk.check(folder, table, trigger, form.from_shown("resolution", resolution))
         except LoraEvalError as error:
-            return section(render.message(str(error)))
-        return section(render.checked(found))
+            return [section(render.message(str(error))), *(gr.update(visible=False) for _ in range(2)), section(said)]
+        return [section(render.checked(found)), *(gr.update(visible=True) for _ in range(2)), section(said)]
+
+    def changed(change: Callable[[], int], *about: str) -> list[Update]:
+        try:
+            count = change()
+        except LoraEvalError as error:
+            return [keep(), keep(), keep(), section(render.message(str(error)))]
+        return look(*about, said=render.good(text.WORDS["captions_saved"], count))
+
+    def save(captions: str, folder: str, table: str, trigger: str, resolution: str) -> list[Update]:
+        values = {str(name): str(caption) for name, caption in json.loads(captions or "{}").items()}
+        return changed(lambda: desk.save_captions(folder, table, values), folder, table, trigger, resolution)
+
+    def prepend(folder: str, table: str, trigger: str, resolution: str) -> list[Update]:
+        return changed(lambda: desk.add_trigger(folder, table, trigger), folder, table, trigger, resolution)
 
     inputs = [top["train_data_dir"], controls["metadata_path"], top["trigger"], controls["resolution"]]
-    listen(top["check"].click, check, inputs, [shown["check"]])
+    outputs = [shown[name] for name in ("check", "captions", "prepend", "saved")]
+    listen(top["check"].click, look, inputs, outputs)
+    # the page's captions take the place of the first input, which only has to hold a text
+    instead = "(_, folder, table, trigger, size) => [loraEval.captions(), folder, table, trigger, size]"
+    listen(shown["captions"].click, save, [top["name"], *inputs], outputs, js=instead)
+    listen(shown["prepend"].click, prepend, inputs, outputs)
     listen(shown["score"].click, None, [], [], js="() => { loraEval.scoreRun(); return []; }")
 
 

@@ -20,6 +20,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 from PIL import Image, ImageDraw
 
 from lora_eval.actions import ScoreOrder
+from lora_eval.dataset.folder import read_sidecar
 from lora_eval.desk import Checked, CheckedPicture, Desk
 from lora_eval.errors import LoraEvalError
 from lora_eval.host.protocol import Host, HostInfo, Job, ModelInfo
@@ -108,7 +109,8 @@ class PaperDesk(Desk):
         if not root.is_dir():
             raise LoraEvalError(f"{folder} does not exist; give the folder with the training pictures")
         pictures = [
-            CheckedPicture(path.name, path, f"{path.stem}, a <b>garden</b>") for path in sorted(root.glob("*.png"))
+            CheckedPicture(path.name, path, read_sidecar(path) or f"{path.stem}, a <b>garden</b>")
+            for path in sorted(root.glob("*.png"))
         ]
         names = ("severity", "code", "picture", "message", "mend")
         rows = [

@@ -43,7 +43,12 @@ def test_first_training_and_first_scorecard(serve: Callable[[], Any], open_page:
     hand.click("#lora_eval_train_check")
     page.wait_for_selector("#lora_eval_train_checked .lora-eval-pictures img")
     assert page.locator("#lora_eval_train_checked .lora-eval-pictures img").count() == 12
-    assert "<b>garden</b>" in page.inner_text("#lora_eval_train_checked .lora-eval-pictures")
+    caption = page.locator("#lora_eval_train_checked textarea").first
+    assert "<b>garden</b>" in caption.input_value()
+    caption.fill("a pond")
+    hand.click("#lora_eval_train_captions")
+    page.wait_for_selector("#lora_eval_train_saved .good")
+    assert (server.root / "pictures" / "p00.txt").read_text() == "a pond\n"
     hand.train(server.root / "pictures", "garden")
     page.wait_for_selector(ACTIVE)
     page.wait_for_selector(DONE)

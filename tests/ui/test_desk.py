@@ -11,7 +11,7 @@ import pytest
 
 from lora_eval.actions import ScoreOrder
 from lora_eval.desk import Desk
-from lora_eval.errors import ConfigError, HostError, RunError
+from lora_eval.errors import ConfigError, DatasetError, HostError, RunError
 from lora_eval.jobs import Handle, JobQueue
 
 
@@ -61,6 +61,39 @@ def test_yaml_that_is_no_config_is_one_line(desk: Desk, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         desk.from_yaml(words)
     assert "\n" not in str(caught.value)
+
+
+def test_captions_are_saved_where_the_folder_keeps_them(desk: Desk, tmp_path: Path) -> None:
+    table, beside = tmp_path / "table", tmp_path / "beside"
+    for folder in (table, beside):
+        put(folder / "a.png")
+        put(folder / "b.png")
+    put(table / "metadata.csv", "file_name,prompt\na.png,a dog\nb.png,a cat\n")
+    put(beside / "a.txt", "a dog\n")
+    for folder in (table, beside):
+        assert desk.save_captions(str(folder), None, {"a.png": "a red  dog", "b.png": "a cat, asleep"}) == 2
+        assert desk.save_captions(str(folder), None, {"a.png": "a red dog"}) == 0
+    assert (table / "metadata.csv").read_text() == 'file_name,prompt\na.png,a red dog\nb.png,"a cat, asleep"\n'
+    assert not list(table.glob("*.txt"))
+    assert (beside / "a.txt").read_text() == "a red dog\n" and (beside / "b.txt").read_text() == "a cat, asleep\n"
+
+
+def test_the_trigger_is_put_in_front_once(desk: Desk, tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    put(tmp_path / "b.png")
+    put(tmp_path / "metadata.csv", "file_name,prompt\na.png,sks in a garden\nb.png,a bridge\n")
+    assert desk.add_trigger(str(tmp_path), None, " sks ") == 1
+    assert desk.add_trigger(str(tmp_path), None, "sks") == 0
+    assert "sks, a bridge" in (tmp_path / "metadata.csv").read_text()
+    with pytest.raises(ConfigError, match="trigger"):
+        desk.add_trigger(str(tmp_path), None, " ")
+
+
+def test_a_caption_of_a_picture_that_is_gone_changes_nothing(desk: Desk, tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    with pytest.raises(DatasetError, match=r"gone\.png"):
+        desk.save_captions(str(tmp_path), None, {"a.png": "new", "gone.png": "x"})
+    assert not (tmp_path / "a.txt").exists()
 
 
 def test_training_without_pictures_is_refused_before_it_waits(desk: Desk, tmp_path: Path) -> None:
