@@ -1,0 +1,275 @@
+"""Tables of the validity bench: results of single LoRAs in, rates and AUC out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks._planted import KINDS
+from lora_eval.files import write_json, write_text
+from lora_eval.scorecard.data import DIMENSIONS
+from lora_eval.scorecard.statistics import wilson
+
+FLAGS = ("weak", "poor")
+_RANK = {"good": 0, "weak": 1, "poor": 2}
+# weights whose quality by the reader is within this of the best are equally good: it has some 20 pictures each
+EQUAL = 0.02
+WEIGHT_OFF = 0.1
+
+Result = dict[str, Any]
+
+
+def auc(good: Sequence[float], faulty: Sequence[float]) -> float:
+    """Probability that a faulty one is worse than a good one, ties half (Mann-Whitney U over n m); NaN when empty."""
+    if not len(good) or not len(faulty):
+        return float("nan")
+    a, b = np.asarray(good, dtype=float)[:, None], np.asarray(faulty, dtype=float)[None]
+    return float(((b > a) + 0.5 * (b == a)).mean())
+
+
+def badness(dimension: dict[str, Any]) -> float | None:
+    """Worse is larger: the verdict first, then the score inside the verdict; None when not measured."""
+    if dimension["verdict"] not in _RANK or dimension["score"] is None:
+        return None
+    return _RANK[dimension["verdict"]] + 1.0 - float(dimension["score"])
+
+
+def flagged(result: Result, dimension: str) -> bool | None:
+    """Whether the dimension calls the LoRA weak or poor; None when not measured."""
+    verdict = result["dimensions"][dimension]["verdict"]
+    return verdict in FLAGS if verdict in _RANK else None
+
+
+def of_kind(results: Iterable[Result], kind: str) -> list[Result]:
+    """Results of one kind."""
+    return [r for r in results if r["settings"]["kind"] == kind]
+
+
+def rate(values: Iterable[bool | None]) -> tuple[int, int]:
+    """(how many, of how many known)."""
+    known = [bool(v) for v in values if v is not None]
+    return sum(known), len(known)
+
+
+# -- advice against the reader ------------------------------------------------------------------
+
+
+def weight_off(result: Result) -> float | None:
+    """Distance of the advised weight to the nearest of the best by the reader, at the advised checkpoint."""
+    if result["weight"] is None:
+        return None
+    mine = [t for t in result["truth"] if t["checkpoint"] == result["checkpoint"]]
+    top = max(t["quality"] for t in mine)
+    best = [t["weight"] for t in mine if t["quality"] >= top - EQUAL]
+    return min(abs(result["weight"] - w) for w in best)
+
+
+def quality_lost(result: Result) -> float | None:
+    """Quality by the reader that the advised checkpoint and weight lack to the best of the grid."""
+    if result["weight"] is None:
+        return None
+    mine = [t for t in result["truth"] if t["checkpoint"] == result["checkpoint"] and t["weight"] == result["weight"]]
+    return float(max(t["quality"] for t in result["truth"]) - mine[0]["quality"])
+
+
+def checkpoint_lost(result: Result) -> float | None:
+    """Concept accuracy that the advised checkpoint lacks to the best one, each at its best weight."""
+    if result["checkpoint"] is None:
+        return None
+    best: dict[str, float] = {}
+    for t in result["truth"]:
+        if t["checkpoint"]:
+            best[t["checkpoint"]] = max(best.get(t["checkpoint"], 0.0), t["accuracy"])
+    return max(best.values()) - best[result["checkpoint"]]
+
+
+def at_full_weight(result: Result) -> dict[str, Any]:
+    """What the reader saw of the last checkpoint at the weight nearest 1."""
+    last = [t for t in result["truth"] if t["checkpoint"]]
+    step = max(t["step"] or 0 for t in last)
+    return min((t for t in last if (t["step"] or 0) == step), key=lambda t: (abs(t["weight"] - 1.0), t["weight"]))
+
+
+# -- tables ------------------------------------------------------------------------------------
+
+
+def separation(results: list[Result]) -> list[dict[str, Any]]:
+    """Per fault: its dimension, AUC against good, how often it is flagged, how often good ones are by the same."""
+    good = of_kind(results, "good")
+    rows = []
+    for kind in KINDS.values():
+        mine = of_kind(results, kind.name)
+        if not mine or not kind.own:
+            continue
+        bad = [b for r in mine if (b := badness(r["dimensions"][kind.own])) is not None]
+        fine = [b for r in good if (b := badness(r["dimensions"][kind.own])) is not None]
+        found, known = rate(flagged(r, kind.own) for r in mine)
+        false, of_good = rate(flagged(r, kind.own) for r in good)
+        rows.append(
+            {
+                "fault": kind.name,
+                "dimension": kind.own,
+                "n": len(mine),
+                "auc": auc(fine, bad),
+                "flagged": found,
+                "measured": known,
+                "good_flagged": false,
+                "good": of_good,
+                "no_weight": sum(r["weight"] is None for r in mine),
+            }
+        )
+    return rows
+
+
+def foreign(results: list[Result]) -> list[dict[str, Any]]:
+    """Per dimension: how often it flags LoRAs whose fault is another's and harms it in nothing."""
+    rows = []
+    for dimension in DIMENSIONS:
+        strangers = [k.name for k in KINDS.values() if k.own and dimension not in (k.own, *k.expected)]
+        found, known = rate(flagged(r, dimension) for name in strangers for r in of_kind(results, name))
+        rows.append({"dimension": dimension, "flagged": found, "measured": known})
+    return rows
+
+
+def flat_row(result: Result) -> dict[str, Any]:
+    """One line of ``results.csv``."""
+    full = at_full_weight(result)
+    row: dict[str, Any] = {k: result["settings"][k] for k in ("kind", "concept", "seed")}
+    row.update(checkpoint=result["checkpoint"], weight=result["weight"])
+    for name in DIMENSIONS:
+        row[name], row[f"{name}_score"] = (result["dimensions"][name][k] for k in ("verdict", "score"))
+    row.update({f"read_{k}": full[k] for k in ("concept", "accuracy", "attributes", "quality", "leak", "plain_style")})
+    row.update(
+        weight_off=weight_off(result),
+        quality_lost=quality_lost(result),
+        checkpoint_lost=checkpoint_lost(result),
+        intervals=len(result["coverage"]),
+        intervals_hold=sum(c["holds"] for c in result["coverage"]),
+        verdict=result["verdict"],
+    )
+    return row
+
+
+def write_tables(out: Path, results: list[Result], command: str) -> str:
+    """Write ``results.csv``, ``results.json`` and ``validity.md`` into ``out``; returns the Markdown."""
+    order = list(KINDS)
+    results = sorted(results, key=lambda r: (order.index(r["settings"]["kind"]), r["settings"]["seed"]))
+    table = pd.DataFrame([flat_row(r) for r in results])
+    write_text(out / "results.csv", table.round(4).to_csv(index=False, lineterminator="\n"))
+    write_json(out / "results.json", results)
+    text = markdown(results, command)
+    write_text(out / "validity.md", text)
+    return text
+
+
+def markdown(results: list[Result], command: str) -> str:
+    """The tables as Markdown."""
+    parts = [
+        f"`{command}`",
+        f"{len(results)} LoRAs; {_machine()}.",
+        "How well each fault is told from good LoRAs by its own dimension (weak or poor counts as flagged):",
+        _table(
+            ("fault", "dimension", "n", "AUC", "flagged", "good flagged by it", "no usable weight"),
+            [
+                (r["fault"], r["dimension"], r["n"], _number(r["auc"]), f"{r['flagged']} of {r['measured']}",
+                 f"{r['good_flagged']} of {r['good']}", r["no_weight"])
+                for r in separation(results)
+            ],
+        ),
+        "Flags by kind and dimension; **bold** is the fault's own, *slanted* a dimension that the fault harms too:",
+        _table(("kind", "n", *DIMENSIONS), [_flag_row(results, kind) for kind in KINDS if of_kind(results, kind)]),
+        "Foreign flags: LoRAs with a fault that is neither the dimension's own nor harms it:",
+        _table(
+            ("dimension", "flagged", "share", "95 % interval"),
+            [_foreign_row(r) for r in foreign(results)],
+        ),
+        "Advice against the reader (weights within 2 points of the best quality count as best):",
+        _table(
+            ("kind", "with a weight", "weight within 0.1", "checkpoint within 2 points", "mean quality lost"),
+            [_advice_row(results, kind) for kind in KINDS if of_kind(results, kind)],
+        ),
+        "What the reader saw at the weight nearest 1 of the last checkpoint (means): was the fault planted?",
+        _table(
+            ("kind", "read as concept", "attributes as asked", "concept without trigger", "in no foreign style"),
+            [_truth_row(results, kind) for kind in KINDS if of_kind(results, kind)],
+        ),
+    ]  # fmt: skip
+    covered = [c for r in results for c in r["coverage"]]
+    if covered:
+        parts += [
+            "95 % intervals of good LoRAs at the weight nearest 1 that hold what fresh seeds of the same prompts give:",
+            _table(("dimension", "hold", "share"), _coverage_rows(covered)),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _flag_row(results: list[Result], name: str) -> list[Any]:
+    kind, mine = KINDS[name], of_kind(results, name)
+    cells = []
+    for dimension in DIMENSIONS:
+        found, known = rate(flagged(r, dimension) for r in mine)
+        text = f"{found} of {known}" if known else "not measured"
+        mark = "**" if dimension == kind.own else "*" if dimension in kind.expected else ""
+        cells.append(f"{mark}{text}{mark}")
+    return [name, len(mine), *cells]
+
+
+def _foreign_row(row: dict[str, Any]) -> list[Any]:
+    if not row["measured"]:
+        return [row["dimension"], "0 of 0", "", ""]
+    low, high = wilson(row["flagged"], row["measured"])
+    share = row["flagged"] / row["measured"]
+    return [row["dimension"], f"{row['flagged']} of {row['measured']}", f"{share:.0%}", f"{low:.0%} to {high:.0%}"]
+
+
+def _advice_row(results: list[Result], name: str) -> list[Any]:
+    mine = of_kind(results, name)
+    near = rate(None if (off := weight_off(r)) is None else off <= WEIGHT_OFF + 1e-9 for r in mine)
+    right = rate(None if (off := checkpoint_lost(r)) is None else off <= EQUAL + 1e-9 for r in mine)
+    lost = [x for r in mine if (x := quality_lost(r)) is not None]
+    return [
+        name, f"{near[1]} of {len(mine)}", f"{near[0]} of {near[1]}", f"{right[0]} of {right[1]}",
+        _number(float(np.mean(lost)) if lost else float("nan")),
+    ]  # fmt: skip
+
+
+def _truth_row(results: list[Result], name: str) -> list[Any]:
+    seen = [at_full_weight(r) for r in of_kind(results, name)]
+    means = [_mean([s[k] for s in seen]) for k in ("accuracy", "attributes", "leak", "plain_style")]
+    return [name, *(_number(m) for m in means)]
+
+
+def _coverage_rows(covered: list[dict[str, Any]]) -> list[list[Any]]:
+    rows = []
+    for dimension in (*DIMENSIONS, "all"):
+        mine = [c for c in covered if dimension in (c["dimension"], "all")]
+        if mine:
+            held = sum(c["holds"] for c in mine)
+            rows.append([dimension, f"{held} of {len(mine)}", f"{held / len(mine):.0%}"])
+    return rows
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else ""
+
+
+def _machine() -> str:
+    threads = torch.get_num_threads()
+    return f"{platform.system()} {platform.machine()}, no GPU, {threads} thread(s), torch {torch.__version__}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
