@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lora_eval.desk import Desk
+from lora_eval.errors import HostError
 from lora_eval.ui import compat
 from lora_eval.ui.tabs import tabs
 
@@ -45,8 +46,8 @@ def launch(host: str = "127.0.0.1", port: int | None = None, desk: Desk | None =
 
 
 def _asset(folder: str, name: str) -> str:
-    """A file that the WebUI loads by itself from the extension's folder; beside the package here."""
-    for place in (ROOT / folder / name, Path(__file__).resolve().parent / "assets" / name):
-        if place.is_file():
-            return place.read_text(encoding="utf-8")
-    return ""
+    """A file that the WebUI loads by itself from the extension's folder. Raises HostError when it is not there."""
+    path = ROOT / folder / name
+    if not path.is_file():
+        raise HostError(f"{path} is missing; run `ui` from the extension's folder, or install it with pip install -e")
+    return path.read_text(encoding="utf-8")

@@ -169,7 +169,7 @@ def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown
             return [section(render.message(str(error))), *(gr.update(visible=False) for _ in range(2)), section(said)]
         return [section(render.checked(found)), *(gr.update(visible=True) for _ in range(2)), section(said)]
 
-    def changed(change: Callable[[], int], *about: str) -> list[Update]:
+    def changed(change: Callable[[], int], about: tuple[str, str, str, str]) -> list[Update]:
         try:
             count = change()
         except LoraEvalError as error:
@@ -178,10 +178,10 @@ def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown
 
     def save(captions: str, folder: str, table: str, trigger: str, resolution: str) -> list[Update]:
         values = {str(name): str(caption) for name, caption in json.loads(captions or "{}").items()}
-        return changed(lambda: desk.save_captions(folder, table, values), folder, table, trigger, resolution)
+        return changed(lambda: desk.save_captions(folder, table, values), (folder, table, trigger, resolution))
 
     def prepend(folder: str, table: str, trigger: str, resolution: str) -> list[Update]:
-        return changed(lambda: desk.add_trigger(folder, table, trigger), folder, table, trigger, resolution)
+        return changed(lambda: desk.add_trigger(folder, table, trigger), (folder, table, trigger, resolution))
 
     inputs = [top["train_data_dir"], controls["metadata_path"], top["trigger"], controls["resolution"]]
     outputs = [shown[name] for name in ("check", "captions", "prepend", "saved")]
