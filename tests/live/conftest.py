@@ -111,7 +111,8 @@ class Webui:
         """Start a training of a few steps; returns the job's id."""
         body = {
             "train_data_dir": "lora-eval-live", "resolution": SIDE, "max_steps": 6, "batch_size": 2, "save_steps": 3,
-            "lora_rank": 4, "learning_rate": 1e-3, "publish": False, "name": "live", "cache_latents_to_disk": False,
+            "lora_rank": 4, "learning_rate": 1e-3, "publish": False, "name": "live",
+            "validation_fraction": 0, "validation_steps": 1000,
         }  # fmt: skip
         return str(self.call(f"{V1}/train", {**body, **settings})["id"])
 
