@@ -1,0 +1,168 @@
+"""The validity bench: planted faults are what they say, its figures are right, a small run tells good from bad."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("diffusers")
+
+from benchmarks import _planted as planted
+from benchmarks import _validity_tables as tables
+from benchmarks import validity
+from lora_eval.files import read_json
+from lora_eval.scorecard.data import DIMENSIONS
+from tools.tiny_world.drawings import SHAPES, SUBJECTS
+
+scores = st.lists(st.integers(0, 5), min_size=1, max_size=8)
+
+
+def result(
+    kind: str = "good", weight: float | None = 0.8, checkpoint: str | None = "b", **verdicts: Any
+) -> dict[str, Any]:
+    dimensions = {name: {"verdict": "good", "score": 0.9, "reason": ""} for name in DIMENSIONS}
+    for name, (verdict, score) in verdicts.items():
+        dimensions[name] = {"verdict": verdict, "score": score, "reason": ""}
+    entry = {"attributes": 1.0, "leak": 0.0, "plain_style": 1.0}
+    truth = [{"checkpoint": "", "step": None, "weight": 0.0, "concept": 0.0, "accuracy": 0.0, "quality": 0.0, **entry}]
+    for name, step, quality in (("a", 10, (0.1, 0.3, 0.6)), ("b", 20, (0.5, 0.9, 0.89))):
+        for at, value in zip((0.4, 0.8, 1.2), quality, strict=True):
+            truth.append({"checkpoint": name, "step": step, "weight": at, "concept": value, "accuracy": value,
+                          "quality": value, **entry})  # fmt: skip
+    return {
+        "settings": {"kind": kind, "concept": "mave", "seed": 0},
+        "verdict": "", "checkpoint": checkpoint, "weight": weight, "dimensions": dimensions, "truth": truth,
+        "coverage": [],
+    }  # fmt: skip
+
+
+# -- figures ------------------------------------------------------------------------------------
+
+
+@given(scores, scores)
+def test_auc_is_the_share_of_pairs_in_the_right_order(good: list[int], bad: list[int]) -> None:
+    won = sum(1.0 if b > g else 0.5 if b == g else 0.0 for g in good for b in bad)
+    assert tables.auc(good, bad) == pytest.approx(won / (len(good) * len(bad)))
+    assert tables.auc(good, bad) + tables.auc(bad, good) == pytest.approx(1.0)
+
+
+def test_a_dimension_that_was_not_measured_is_neither_flag_nor_pass() -> None:
+    quiet = result(fidelity=("not measured", None))
+    assert tables.flagged(quiet, "fidelity") is None and tables.badness(quiet["dimensions"]["fidelity"]) is None
+    found = [tables.flagged(result(fidelity=(v, 0.5)), "fidelity") for v in ("good", "weak", "poor")]
+    assert found == [False, True, True]
+    assert tables.rate([None, True, False]) == (1, 2)
+
+
+def test_a_flag_harmed_or_own_is_not_foreign() -> None:
+    bad = ("poor", 0.1)
+    results = [result("memorised", generalisation=bad, alignment=bad, strength=bad), result("noisy", alignment=bad)]
+    rates = {row["dimension"]: (row["flagged"], row["measured"]) for row in tables.foreign(results)}
+    assert rates["strength"] == (1, 2)
+    # memorised harms alignment by itself, and noisy captions are alignment's own fault
+    assert rates["alignment"] == (0, 0)
+    assert rates["generalisation"] == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "weight", "off", "lost", "checkpoint_off"),
+    [
+        ("b", 0.8, 0.0, 0.0, 0.0),
+        ("b", 1.2, 0.0, 0.01, 0.0),
+        ("b", 0.4, 0.4, 0.4, 0.0),
+        ("a", 1.2, 0.0, 0.3, 0.3),
+        (None, None, None, None, None),
+    ],
+)
+def test_advice_is_measured_against_the_best_by_the_reader(checkpoint, weight, off, lost, checkpoint_off) -> None:
+    one = result(weight=weight, checkpoint=checkpoint)
+    for found, expected in (
+        (tables.weight_off(one), off),
+        (tables.quality_lost(one), lost),
+        (tables.checkpoint_lost(one), checkpoint_off),
+    ):
+        assert found == (None if expected is None else pytest.approx(expected))
+
+
+def test_tables_name_fault_dimension_and_counts() -> None:
+    text = tables.markdown([result(), result("noisy", alignment=("poor", 0.2))], "the command")
+    assert "| noisy | alignment | 1 | 1.00 | 1 of 1 | 0 of 1 | 0 |" in text
+    assert "the command" in text
+
+
+# -- faults -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", planted.KINDS)
+def test_every_trigger_but_the_leaks_stands_in_the_captions(kind: str) -> None:
+    case = planted.Case(kind, "quib", 3)
+    pairs = planted.training_pairs(case)
+    named = [any(word == "quib" for word in text.replace(",", "").split()) for _, text in pairs]
+    assert {d.shape for d, _ in pairs} == {"mave" if kind == "wrong" else "quib"}
+    if kind == "leaking":
+        assert sum(named) == len(pairs) - round(planted.LEAK_SHARE * len(pairs))
+        assert all(any(s in text.split() or s in text.replace(",", "").split() for s in SHAPES)
+                   for (_, text), hit in zip(pairs, named, strict=True) if not hit)  # fmt: skip
+    else:
+        assert all(named)
+    assert len(pairs) == (planted.MEMORISED_PICTURES if kind == "memorised" else planted.PICTURES)
+    assert {d.shape for d, _ in planted.reference_pairs(case)} == {"quib"}
+
+
+def test_faults_are_where_they_belong() -> None:
+    def pairs(kind: str) -> planted.Pairs:
+        return planted.training_pairs(planted.Case(kind, "mave", 7))
+
+    good = pairs("good")
+    assert [d for d, _ in pairs("noisy")] == [d for d, _ in good]
+    assert sum(a != b for (_, a), (_, b) in zip(pairs("noisy"), good, strict=True)) >= 25
+    assert sum(bool(d.style) for d, _ in pairs("mixed")) == round(planted.MIXED_SHARE * planted.PICTURES)
+    assert not any(d.style for d, _ in good)
+    references = {(d.radius, d.dx) for d, _ in planted.reference_pairs(planted.Case("good", "mave", 7))}
+    assert not references & {(d.radius, d.dx) for d, _ in good}
+
+
+def test_cases_go_round_subjects_and_never_repeat() -> None:
+    found = planted.cases(list(planted.KINDS), 3)
+    assert len({case.name for case in found}) == 24 and len({case.seed for case in found}) == 24
+    for kind in planted.KINDS:
+        assert {case.concept for case in found if case.kind == kind} == set(SUBJECTS)
+    assert planted.cases(["good", "noisy"], 1)[1] == found[list(planted.KINDS).index("noisy")]
+
+
+def test_prompts_are_read_as_they_are_written() -> None:
+    assert validity.asked_for("a dotted yellow zorp on the right, pink background") == {
+        "colour": "yellow", "texture": "dotted", "position": "right", "background": "pink",
+    }  # fmt: skip
+    assert validity.asked_for("a plain red star in the center, cyan background")["shape"] == "star"
+
+
+# -- the bench ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_good_lora_is_told_from_an_undertrained_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--kinds", "good,undertrained", "--seed", "2", "--checkpoints", "1", "--weights", "0-1.2 [4]", "--seeds", "3",
+        "--coverage-seeds", "0", "--out", str(tmp_path),
+    ]  # fmt: skip
+    assert validity.main(arguments) == 0
+    good, under = (next(r for r in read_json(tmp_path / "results.json") if r["settings"]["kind"] == kind)
+                   for kind in ("good", "undertrained"))  # fmt: skip
+    assert tables.at_full_weight(good)["accuracy"] >= 0.6 and tables.at_full_weight(under)["accuracy"] <= 0.2
+    assert not tables.flagged(good, "fidelity") and good["weight"] is not None
+    assert tables.flagged(under, "fidelity") is not False
+    assert tables.weight_off(good) <= 0.4
+
+    # nothing is made twice, and a finished folder is not taken by mistake
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    assert validity.main(arguments) == 2
+    assert validity.main([*arguments, "--resume"]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    # other settings do not pass for the same
+    assert validity.main([*arguments[:-2], "--weights", "0-1 [3]", "--resume", *arguments[-2:]]) == 1
+    assert "other settings" in capsys.readouterr().err
