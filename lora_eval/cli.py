@@ -20,10 +20,6 @@ from lora_eval.log import logger
 
 GOOD, BAD, FAILED, STOPPED = 0, 1, 2, 130
 
-LATER = {
-    "ui": "opens both tabs without a WebUI",
-}
-
 
 class _Parser(argparse.ArgumentParser):
     """Argument errors in the same one-line form as every other error."""
@@ -175,9 +171,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--out", type=Path, required=True, metavar="DIR")
 
-    for name, does in LATER.items():
-        later = commands.add_parser(name, parents=[common], help=f"{does} (not in this version)")
-        later.add_argument("rest", nargs="*")
+    page = commands.add_parser("ui", parents=[common, model], help="open both tabs without a WebUI")
+    page.add_argument("--port", type=int, help="port of the page (default: 7862)")
+    page.add_argument("--listen", action="store_true", help="let other machines open the page, not this one alone")
+    page.add_argument("--out", type=Path, metavar="DIR", help="where runs and LoRAs go (default: outputs)")
     return parser
 
 
@@ -187,9 +184,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.debug:
         logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s")
         logger.setLevel(logging.DEBUG)
-    if arguments.command in LATER:
-        print(f"error: '{arguments.command}' is not in version {__version__} yet", file=sys.stderr)
-        return FAILED
     # imported late so that --help and a typing error answer at once
     from lora_eval import commands
 

@@ -93,6 +93,9 @@ def train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     if arguments.model is None:
         arguments.model = config.base_model
+    else:
+        # asked for on the command line: it wins over the file's own
+        config.base_model = None
     progress = _Progress(arguments.quiet)
     with progress.interruptible():
         result = run_training(_host(arguments, progress), config, resume=arguments.resume)
@@ -310,6 +313,24 @@ def compare(arguments: argparse.Namespace) -> int:
     for note in found.notes:
         print(f"note: {note}")
     print(f"\nReport: {page}")
+    return GOOD
+
+
+# -- tabs ----------------------------------------------------------------------------------------
+
+
+def ui(arguments: argparse.Namespace) -> int:
+    """``ui``: both tabs on a page of their own, until Ctrl-C."""
+    try:
+        import gradio  # noqa: F401  # only to say at once, and in one line, that it is missing
+    except ImportError as error:
+        raise HostError(f"the page needs gradio ({error}); pip install 'lora-eval[ui]'") from None
+    from lora_eval.host.current import install
+    from lora_eval.ui.standalone import launch
+
+    host = _host(arguments, _Progress(True), arguments.out)
+    install(lambda: host)
+    launch("0.0.0.0" if arguments.listen else "127.0.0.1", arguments.port)
     return GOOD
 
 

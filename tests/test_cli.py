@@ -62,7 +62,7 @@ class TestUsage:
     def test_every_command_of_the_design_is_there(self, capsys: pytest.CaptureFixture[str]) -> None:
         code, out, _ = run(capsys, "--help")
         assert code == GOOD
-        for command in "demo train check caption score report measure curve compare ui".split():
+        for command in ["demo", "train", "check", "caption", "score", "report", "measure", "curve", "compare", "ui"]:
             assert command in out
 
     def test_a_typing_error_is_one_line_and_exit_2(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +77,9 @@ class TestUsage:
 
 
 class TestCheck:
-    def test_clean_folder_is_good_and_says_what_it_found(self, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    def test_clean_folder_is_good_and_says_what_it_found(
+        self, capsys: pytest.CaptureFixture[str], folder: Path
+    ) -> None:
         code, out, _ = run(capsys, "check", folder, "--trigger", "zorp")
         assert code == GOOD
         assert "8 picture(s): 0 error(s)" in out
@@ -112,7 +114,9 @@ class TestTrainRefuses:
             ("oops", "oops"),
         ],
     )
-    def test_settings(self, capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path, override: str, names: str) -> None:
+    def test_settings(
+        self, capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path, override: str, names: str
+    ) -> None:
         code, _, err = run(capsys, "train", config, override)
         assert code == FAILED
         assert names in one_line(err)
