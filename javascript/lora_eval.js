@@ -74,8 +74,12 @@ var loraEval = window.loraEval || (function () {
             button.click();
             return;
         }
-        const all = root().querySelectorAll("#tabs > .tab-nav > button, #tabs button[role=tab]");
-        for (const one of all) if (one.textContent.trim() === title) { one.click(); return; }
+        // by place where the panels are in the page, since titles may be translated; by title elsewhere
+        const all = Array.from(root().querySelectorAll("#tabs > .tab-nav > button, #tabs button[role=tab]"));
+        const panel = find("tab_" + id);
+        const panels = Array.from(root().querySelectorAll("#tabs > .tabitem"));
+        const by = all.find(function (one) { return one.textContent.trim() === title; }) || all[panels.indexOf(panel)];
+        if (by) by.click();
     }
 
     self.scoreRun = function () {

@@ -17,7 +17,7 @@ ON_TOP = ("train_data_dir", "name", "trigger", "kind")
 NAMES = [name for group in text.GROUPS.values() for name in group]
 _SETTINGS = {setting.name: setting for setting in fields(TrainConfig)}
 _HINTS = typing.get_type_hints(TrainConfig)
-_LINES = {"sample_prompts": 3}
+_LINES = {"sample_prompts": 3, "hard_negative_prompts": 3}
 
 
 def make_control(name: str, value: Any) -> Any:
@@ -61,7 +61,7 @@ def from_shown(name: str, value: Any) -> Any:
     if isinstance(value, str):
         value = value.strip()
         if value == "" and _HINTS[name] is not str:
-            return [] if name == "sample_prompts" else None
+            return [] if _HINTS[name] == list[str] else None
     return value
 
 

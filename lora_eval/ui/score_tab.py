@@ -32,6 +32,8 @@ def make(desk: Desk) -> gr.Blocks:
                 controls.update(_settings(desk))
             with gr.Column(scale=6, min_width=340, elem_id=f"{ELEMENT}_progress"):
                 shown = _results(desk)
+        with gr.Row(elem_id=f"{ELEMENT}_report_row", elem_classes=["lora-eval"]):
+            shown["report"] = html(visible=False, elem_id=f"{ELEMENT}_report")
         inputs = [controls[name] for name in ORDER]
         _wire_choices(desk, controls, buttons, said, inputs)
         _wire_jobs(desk, buttons, said, shown, inputs)
@@ -168,7 +170,6 @@ def _results(desk: Desk) -> dict[str, Any]:
         shown["files"] = gr.File(
             label=text.DOWNLOADS, file_count="multiple", interactive=False, elem_id=f"{ELEMENT}_files"
         )
-    shown["report"] = html(visible=False, elem_id=f"{ELEMENT}_report")
     return {**shown, **page.make_requests(ELEMENT)}
 
 

@@ -69,6 +69,14 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "resolution": ("Resolution", "side or WIDTHxHEIGHT in pixels; empty: the model's own"),
         "no_upscale": ("Do not enlarge", "small pictures keep their size"),
     },
+    "Hard negatives": {
+        "hard_negative_prompts": (
+            "Prompts to leave alone",
+            "one a line, kept as the base model draws them; empty: the captions without the trigger",
+        ),
+        "hard_negative_weight": ("Weight of hard negatives", "how much they count; 0: off"),
+        "hard_negative_start": ("Hard negatives from", "share of the run after which they begin"),
+    },
     "Validation and early stop": {
         "validation_fraction": (
             "Held-out share",

@@ -38,7 +38,8 @@ ENTERED: dict[str, tuple[Any, Any]] = {
     "sample_negative": ("blurry", "blurry"),
     "sampler": ("DPM++ 2M", "DPM++ 2M"), "sampler_steps": (30, 30), "sample_cfg": ("5", 5.0),
     "cache_latents_to_disk": (False, False), "publish": (False, False), "reg_data_dir": ("/data/dogs", "/data/dogs"),
-    "prior_loss_weight": ("0.5", 0.5), "on_out_of_memory": ("stop", "stop"),
+    "hard_negative_prompts": ("a dog\na cat", ["a dog", "a cat"]), "hard_negative_weight": ("0.5", 0.5),
+    "hard_negative_start": ("0.6", 0.6), "prior_loss_weight": ("0.5", 0.5), "on_out_of_memory": ("stop", "stop"),
 }  # fmt: skip
 
 
@@ -141,3 +142,47 @@ def test_only_the_running_job_shows_the_time_left() -> None:
     assert "1:30" in render.job(running, None, "") and 'aria-valuenow="25"' in render.job(running, None, "")
     waiting = JobState("2", "train", "fox", "queued", position=3)
     assert "<b>3</b>" in render.job(waiting, None, "")
+
+
+# -- no text of its own --------------------------------------------------------------------------------
+
+
+class Nowhere:
+    """A host without LoRAs."""
+
+    lora_folder = output_folder = Path("/nowhere")
+
+    def samplers(self) -> list[str]:
+        return ["Euler"]
+
+
+def shown_texts(blocks: Any) -> list[str]:
+    found = []
+    for component in (
+        blocks.config["components"] if hasattr(blocks, "config") else blocks.get_config_file()["components"]
+    ):
+        props = component["props"]
+        if "lora-eval-hidden" in (props.get("elem_classes") or []):
+            continue
+        found += [props.get(name) for name in ("label", "info", "placeholder")]
+        if component["type"] == "button":
+            found.append(props.get("value"))
+        if component["type"] in ("radio", "checkboxgroup") and "blocks" not in props["elem_id"]:
+            found += [choice[0] if isinstance(choice, (list, tuple)) else choice for choice in props["choices"]]
+    return [words for words in found if isinstance(words, str) and words]
+
+
+def test_every_text_of_the_built_tabs_is_in_one_place_and_every_control_has_an_id() -> None:
+    from lora_eval.ui.tabs import tabs
+
+    known = set(text.all_strings())
+    for blocks, title, element in tabs(Desk(Nowhere, JobQueue())):  # type: ignore[arg-type]
+        assert title in known
+        texts = shown_texts(blocks)
+        assert len(texts) > 20
+        assert [words for words in texts if words not in known] == []
+        for component in blocks.get_config_file()["components"]:
+            if component["type"] in ("textbox", "number", "dropdown", "checkbox", "radio", "button", "file", "html"):
+                id = component["props"].get("elem_id")
+                heading = component["type"] == "html" and "lora-eval-heading" in str(component["props"].get("value"))
+                assert heading or str(id).startswith(element), component

@@ -1,0 +1,48 @@
+"""The tabs hold no logic: entering a training in the form gives, byte for byte, what the function alone gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio")
+pytest.importorskip("torch")
+
+from lora_eval.desk import Desk
+from lora_eval.jobs import JobQueue
+from lora_eval.training.config import make_config, to_dict
+from lora_eval.training.loop import train
+from lora_eval.training.templates import load_template
+from lora_eval.ui import form, render
+from tests.fakes import FakeHost, write_dataset
+
+
+def entered(data: Path, **values: Any) -> dict[str, Any]:
+    """What the form hands over for the style template with these controls changed."""
+    names = [*form.ON_TOP, *form.NAMES]
+    settings = {**to_dict(load_template("style")), "train_data_dir": str(data), "name": "toy", "trigger": "zorp"}
+    shown = dict(zip(names, form.show_values(names, settings), strict=True))
+    shown.update(values)
+    return form.read_values(list(shown), list(shown.values()))
+
+
+def test_a_training_from_the_form_is_the_training_of_the_function(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 8, trigger="zorp")
+    # the sampler of test pictures is not what this is about
+    values = entered(data, max_steps="8", batch_size=2, save_steps=4, validation_fraction="0.25", sample_prompts="")
+    hosts = [FakeHost(tmp_path / name) for name in ("page", "function")]
+    desk = Desk(lambda: hosts[0], JobQueue())
+    state = desk.queue.wait(desk.train(values), 120)
+    assert state is not None and state.status == "finished", state
+    direct = train(hosts[1], make_config(values))
+    view = desk.training()
+    assert view.folder == Path(state.result["folder"]) and view.job == state
+    for name in ("history.csv", "config.yaml", "references.json"):
+        assert (view.folder / name).read_bytes() == (direct.folder / name).read_bytes(), name
+    assert sorted(path.name for path in view.folder.glob("*.safetensors")) == sorted(
+        path.name for path in direct.folder.glob("*.safetensors")
+    )
+    assert "<svg" in render.loss(view.folder)
+    assert desk.propose(view.folder).loras[0] == "toy / toy-000004"
