@@ -249,7 +249,7 @@ class WebuiHost(Host):
         now = self._identity()
         if now != self._run_model:
             was, new = (Path(names[0]).name for names in (self._run_model, now))
-            what = f"checkpoint switched from {was} to {new}" if was != new else "VAE switched"
+            what = f"checkpoint switched from {was} to {new}" if was != new else "VAE or precision switched"
             raise HostError(f"{what} while the run was drawing; switch back and press Run to resume")
 
     def preview(self, requests: Sequence[ImageRequest], sampling: Sampling) -> list[Drawn]:
