@@ -373,6 +373,7 @@ def demo(arguments: argparse.Namespace) -> int:
             suite="tiny",
             kind=config.kind,
             preset="quick",
+            prompts=12,
             batch_size=24,
         )
     code = _show(card, out)
