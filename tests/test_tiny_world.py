@@ -82,7 +82,10 @@ def test_example_datasets(concept: str) -> None:
     for (name, text), (drawing, expected) in zip(rows[1:], dataset(concept, len(rows) - 1), strict=True):
         assert concept in text and text == expected
         with Image.open(folder / name) as image:
-            assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(render(drawing)))
+            shipped, again = (np.asarray(one, dtype=int) for one in (image.convert("RGB"), render(drawing)))
+            # Pillow 9 and 12 round a few edge pixels of the styles differently, by 4 levels at most
+            assert np.abs(shipped - again).max() <= 4
+            assert (shipped != again).mean() < 0.001
 
 
 def test_asset_sizes() -> None:
