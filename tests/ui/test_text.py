@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from lora_eval import callbacks
+from lora_eval.dataset import check
 from lora_eval.scorecard import advice
 from lora_eval.training.config import TrainConfig
 from lora_eval.ui import text
@@ -37,6 +38,19 @@ def test_every_advice_is_translated() -> None:
     rules = [rule for rule in rules if isinstance(rule, advice.Rule)]
     assert rules
     assert [words for rule in rules for words in (rule.what, rule.change) if words not in TRANSLATIONS] == []
+
+
+def test_every_fixed_mend_of_the_dataset_check_is_translated() -> None:
+    tree = ast.parse(Path(check.__file__).read_text(encoding="utf-8"))
+    mends = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding":
+            mends += [node.args[4]]
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "mend":
+            mends += [node.value]
+    fixed = [node.value for node in mends if isinstance(node, ast.Constant)]
+    assert len(fixed) > 10
+    assert [words for words in fixed if words not in TRANSLATIONS] == []
 
 
 def test_translations_keep_placeholders_and_are_not_the_english() -> None:
