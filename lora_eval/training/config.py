@@ -46,6 +46,9 @@ class TrainConfig:
         lr_scheduler, lr_cycles (restarts), warmup_steps: number of steps, or a fraction below 1 of all of them.
         min_snr_gamma: None = off; 5 is the paper's. noise_offset: 0 = off. ema: decay, None = off.
         mixed_precision: auto = as the host computes. gradient_checkpointing: trade time for memory.
+        hard_negative_weight: of the pull of prompts without the trigger to the base model, 0 = off.
+            hard_negative_start: share of the run before it begins. hard_negative_prompts: empty = captions without
+            their trigger.
         caption_dropout, tag_dropout, shuffle_caption, keep_tokens: variations of captions.
         flip, random_crop: variations of pictures.
         validation_fraction: share held out; None = 0.1 from 20 pictures up, else 0. validation_steps: validate
@@ -103,6 +106,10 @@ class TrainConfig:
     mixed_precision: str = key("auto", choices=PRECISIONS)
     gradient_checkpointing: bool = False
     on_out_of_memory: str = key("smaller", choices=("smaller", "stop"))
+
+    hard_negative_weight: float = key(0.0, 0, 1000)
+    hard_negative_start: float = key(0.5, 0, 1, open_high=True)
+    hard_negative_prompts: list[str] = field(default_factory=list)
 
     caption_dropout: float = key(0.0, 0, 1)
     tag_dropout: float = key(0.0, 0, 1)

@@ -15,7 +15,7 @@ from lora_eval.files import write_error, write_text
 
 COLUMNS = (
     "step", "epoch", "lr", "loss", "val_loss", "val_ratio", "val_se", "train_loss_fixed",
-    "loss_debiased", "loss_smooth", "grad_norm",
+    "loss_debiased", "loss_smooth", "grad_norm", "negative_loss",
 )  # fmt: skip
 """
 step: updates done; row 0 is the model before training and holds validation alone.
@@ -26,6 +26,7 @@ val_ratio: val_loss / val_loss of row 0. val_se: standard error over pictures of
 train_loss_fixed: the same measure on as many training pictures: the gap is the generalisation gap.
 loss_debiased: the step's unweighted losses, each over what the model without LoRA has at that timestep: 1 = no gain.
 loss_smooth: exponential mean of loss_debiased (decay 0.95, bias corrected). grad_norm: before clipping.
+negative_loss: mean weighted squared distance to the base model on hard negatives, before its weight; not in loss.
 No column holds a time, so that two runs of one seed give the same file.
 """
 _DECAY = 0.95

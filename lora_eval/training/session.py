@@ -18,6 +18,7 @@ from lora_eval.lora.files import save_lora
 from lora_eval.lora.layers import LoraNetwork
 from lora_eval.training.config import TrainConfig, save_config
 from lora_eval.training.history import History
+from lora_eval.training.negatives import negative_prompts
 from lora_eval.training.optim import Ema, make_optimizer
 from lora_eval.training.order import Order
 from lora_eval.training.prepare import Material, make_network, prepare
@@ -88,6 +89,8 @@ class Session:
         self.network, notes = make_network(config, self.borrowed)
         material = prepare(config, self.host, self.borrowed, self.info, self.job)
         self.material = material
+        # before the first step, not when they begin: a mistake must not cost the run
+        self.negatives = negative_prompts(config, [picture.item.caption for picture in material.concept])
         self.notes += notes + material.notes
         model = self.info.sha256 or self.info.name
         if state is not None:
@@ -205,6 +208,7 @@ class Session:
             self.reference,
             self.scaler,
             self.ema,
+            self.negatives,
         )
         try:
             while self.progress.step < self.total:
@@ -293,6 +297,7 @@ class Session:
             norm = result.grad_norm if math.isfinite(result.grad_norm) else None
             values |= {"epoch": result.epoch, "lr": result.lr, "loss": result.loss, "grad_norm": norm}
             values["loss_debiased"] = result.loss_debiased
+            values["negative_loss"] = result.negative_loss
         if fixed is not None:
             values["train_loss_fixed"] = fixed.mean
         if held is not None:

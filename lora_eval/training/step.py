@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from lora_eval.training.loss import (
     stratified_timesteps,
     training_target,
 )
+from lora_eval.training.negatives import HardNegatives
 from lora_eval.training.optim import Ema, set_learning_rate
 from lora_eval.training.order import Batch, Order
 from lora_eval.training.randomness import derive, python_random, torch_random
@@ -37,7 +38,10 @@ _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class StepResult:
-    """What an update gave. ``applied`` False: gradients overflowed in fp16 and the step was left out."""
+    """What an update gave. ``applied`` False: gradients overflowed in fp16 and the step was left out.
+
+    ``negative_loss`` is None before hard negatives begin.
+    """
 
     epoch: int
     lr: float
@@ -45,6 +49,7 @@ class StepResult:
     loss_debiased: float
     grad_norm: float
     applied: bool = True
+    negative_loss: float | None = None
 
     @property
     def finite(self) -> bool:
@@ -113,12 +118,16 @@ class Stepper:
         reference: TimestepReference,
         scaler: Any,
         ema: Ema | None = None,
+        negatives: Sequence[str] = (),
     ) -> None:
         self.borrowed, self.network, self.optimizer, self.config = borrowed, network, optimizer, config
         self.pictures, self.texts, self.order, self.total = pictures, texts, order, total
         self.reference, self.scaler, self.ema = reference, scaler, ema
         self.parameters = network.parameters()
         self.autocast = precision(config, borrowed)
+        self.negatives = None
+        if negatives:
+            self.negatives = HardNegatives(borrowed, network, config, list(negatives), texts, total, self._denoise)
 
     def learning_rate(self, step: int) -> float:
         """Rate of update ``step`` (1-based)."""
@@ -138,27 +147,51 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         losses, debiased = [], []
         start = 0
+        negatives = self._negative_timesteps(step, batches)
+        pulled: list[torch.Tensor] = []
         with self._dropout(step):
             for part, batch in enumerate(batches):
                 own = timesteps[start : start + len(batch.indices)]
                 start += len(batch.indices)
-                errors, weights = self._errors(step, part, batch, own)
+                errors, weights, latents = self._errors(step, part, batch, own)
                 # a sum over the shown pictures: a smaller last batch counts by its pictures
                 loss = (errors * weights).sum() / shown
                 self.scaler.scale(loss).backward()
                 losses.append(loss.detach())
                 debiased.append((errors.detach() / self.reference(own).to(errors.device)).sum() / shown)
-        return self._apply(rate, batches[0].epoch + 1, torch.stack(losses).sum(), torch.stack(debiased).sum())
+                if self.negatives is not None and negatives:
+                    # a backward pass of its own: the memory of the larger batch, not of both
+                    bucket = self.pictures[batch.indices[0]].bucket
+                    count = len(negatives[part])
+                    errors, weights = self.negatives.errors(step, part, latents[:count], bucket, negatives[part])
+                    pull = (errors * weights).sum() / sum(len(one) for one in negatives)
+                    self.scaler.scale(config.hard_negative_weight * pull).backward()
+                    pulled.append(pull.detach())
+        sums = [torch.stack(values).sum() for values in (losses, debiased, pulled) if values]
+        return self._apply(rate, batches[0].epoch + 1, *sums)
 
-    def _errors(self, step: int, part: int, batch: Batch, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _denoise(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning) -> torch.Tensor:
+        with self.autocast():
+            return self.borrowed.denoise(noisy, timesteps, cond)
+
+    def _negative_timesteps(self, step: int, batches: Sequence[Batch]) -> list[torch.Tensor]:
+        """Timesteps of the hard negatives of each batch, stratified over the step; [] before they begin."""
+        if self.negatives is None or not self.negatives.begun(step):
+            return []
+        counts = [self.negatives.count(len(batch.indices)) for batch in batches]
+        drawn = stratified_timesteps(sum(counts), torch_random(self.config.seed, "negative timesteps", step))
+        return list(drawn.split(counts))
+
+    def _errors(
+        self, step: int, part: int, batch: Batch, timesteps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         borrowed, config = self.borrowed, self.config
         device = borrowed.device
         latents, cond, mask, kinds = self._batch(step, part, batch)
         noise = draw_noise(tuple(latents.shape), torch_random(config.seed, "noise", step, part), config.noise_offset)
         latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
         noisy = add_noise(latents, noise, timesteps, borrowed.alphas_cumprod)
-        with self.autocast():
-            predicted = borrowed.denoise(noisy, timesteps, cond.to(device))
+        predicted = self._denoise(noisy, timesteps, cond.to(device))
         if not predicted.requires_grad:
             raise HostError(
                 "the model's prediction does not depend on the LoRA (no gradient); the host drew it without its hooks"
@@ -169,7 +202,7 @@ class Stepper:
         if config.min_snr_gamma is not None:
             snr = min_snr_weights(timesteps, borrowed.alphas_cumprod, config.min_snr_gamma, borrowed.prediction)
             weights = weights * snr.to(errors.device)
-        return errors, weights
+        return errors, weights, latents
 
     def _batch(
         self, step: int, part: int, batch: Batch
@@ -214,22 +247,25 @@ class Stepper:
             torch.manual_seed(derive(self.config.seed, "dropout", step))
             yield
 
-    def _apply(self, rate: float, epoch: int, loss: torch.Tensor, debiased: torch.Tensor) -> StepResult:
+    def _apply(
+        self, rate: float, epoch: int, loss: torch.Tensor, debiased: torch.Tensor, pull: torch.Tensor | None = None
+    ) -> StepResult:
         scaled = self.scaler.is_enabled()
         if scaled:
             self.scaler.unscale_(self.optimizer)
         limit = self.config.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         # one transfer from the device a step, not three
-        loss_value, debiased_value, norm_value = torch.stack([loss, debiased, norm.to(loss)]).tolist()
-        result = StepResult(epoch, rate, loss_value, debiased_value, norm_value)
+        several = [loss, debiased, norm.to(loss), *([] if pull is None else [pull.to(loss)])]
+        loss_value, debiased_value, norm_value, *pulls = torch.stack(several).tolist()
+        result = StepResult(epoch, rate, loss_value, debiased_value, norm_value, True, pulls[0] if pulls else None)
         if not math.isfinite(loss_value):
             return result
         if scaled:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if not math.isfinite(norm_value):
-                return StepResult(epoch, rate, loss_value, debiased_value, norm_value, applied=False)
+                return replace(result, applied=False)
         elif math.isfinite(norm_value):
             self.optimizer.step()
         if self.ema is not None and math.isfinite(norm_value):

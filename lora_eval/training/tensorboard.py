@@ -16,6 +16,7 @@ TAGS = {
     "train_loss_fixed": "loss/train_fixed",
     "lr": "lr/unet",
     "grad_norm": "grad_norm",
+    "negative_loss": "loss/hard_negatives",
     "epoch": "epoch",
 }
 

@@ -53,6 +53,7 @@ NUMBERS: dict[str, Any] = {
     "random_crop": True,
     "validation_fraction": 0,
     "rank_stabilised": True,
+    "hard_negative_weight": 1,
 }
 # these act together with another
 TOGETHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -60,6 +61,8 @@ TOGETHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "keep_tokens": ({"tag_dropout": 1}, {"keep_tokens": 1}),
     "conv_rank": ({"preset": "full"}, {"conv_rank": 2}),
     "no_upscale": ({"resolution": 96}, {"no_upscale": True}),
+    "hard_negative_start": ({"hard_negative_weight": 1}, {"hard_negative_start": 0}),
+    "hard_negative_prompts": ({"hard_negative_weight": 1}, {"hard_negative_prompts": ["a tree"]}),
 }
 # these have tests of their own, named here
 ELSEWHERE = {
