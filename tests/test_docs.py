@@ -1,0 +1,307 @@
+"""The documentation says what the code does: links lead somewhere, commands, keys, routes and measures exist."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lora_eval.cli import build_parser
+from lora_eval.scorecard.advice import RULES
+from lora_eval.scorecard.data import DIMENSIONS, Measure, Measurement
+from lora_eval.scorecard.measure import measure
+from lora_eval.scorecard.measures.curve import GRADES
+from lora_eval.scorecard.verdicts import LIMITS
+from lora_eval.training.config import TrainConfig, make_config
+from lora_eval.training.curve import STATES
+from tests.scorecard.synthetic_run import make_run
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+# a table's cells; a bar inside a cell is written \|
+CELL = re.compile(r"(?<!\\)\|")
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def prose(page: Path) -> str:
+    """The page without its code blocks."""
+    return re.sub(r"^```.*?^```", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Code blocks of the languages; "" are those that name none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
+    return [block for language, block in found if language in languages]
+
+
+def anchor(title: str) -> str:
+    """A heading's anchor as GitHub makes it."""
+    plain = re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", title).strip().lower())
+    return plain.replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    return {anchor(title) for title in re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)}
+
+
+def section(page: Path, title: str) -> str:
+    """A section's text up to the next heading of any level."""
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text_of(page), re.MULTILINE | re.DOTALL)
+    assert found, f"{page.name} has no section {title}"
+    return found[1]
+
+
+def table(text: str) -> list[list[str]]:
+    """Rows of all tables in a text, heads and rules left out."""
+    rows: list[list[str]] = []
+    lines = text.splitlines()
+    for above, line, below in zip(["", *lines], lines, [*lines[1:], ""], strict=False):
+        rule = re.fullmatch(r"\|[-| ]+\|", line)
+        if line.startswith("|") and not rule and not re.fullmatch(r"\|[-| ]+\|", below):
+            assert above.startswith("|"), f"no table begins with {line}"
+            rows.append([cell.strip() for cell in CELL.split(line)[1:-1]])
+    return rows
+
+
+def code(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+# -- links ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, name = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.is_file(), f"{page.name} links to {target}, which is not there"
+        if name:
+            assert name in anchors(file), f"{page.name} links to {target}: no such heading"
+
+
+def test_no_page_names_a_place_on_somebody_s_disk() -> None:
+    for page in PAGES:
+        assert not re.search(r"(?<![\w.])/(?:work|tmp|home|root|Users)/", text_of(page)), page.name
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    found = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def command_rows(page: Path) -> list[str]:
+    head = "Command line" if page.name == "README.md" else "命令行"
+    return [row[0].strip("`") for row in table(section(page, head))]
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+def test_the_table_of_commands_is_that_of_the_parser(page: Path) -> None:
+    rows = command_rows(page)
+    assert [row.split()[0] for row in rows] == list(commands())
+    for row in rows:
+        parser = commands()[row.split()[0]]
+        for option in re.findall(r"--[a-z-]+", row):
+            assert option in parser._option_string_actions, f"{row.split()[0]} has no {option}"
+
+
+def example_commands(page: Path) -> list[list[str]]:
+    """Arguments of our own commands in a page's examples."""
+    lines = [line for block in blocks(page, "sh", "") for line in block.replace("\\\n", " ").splitlines()]
+    found = [re.match(r"(?:python -m lora_eval|lora-eval) (.*)", line) for line in lines]
+    return [shlex.split(match[1], comments=True) for match in found if match]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_examples_parse(page: Path) -> None:
+    for arguments in example_commands(page):
+        build_parser().parse_args(arguments)
+
+
+def test_both_readmes_have_the_same_examples() -> None:
+    english, chinese = READMES
+    assert len(example_commands(english)) >= 6
+    assert example_commands(english) == example_commands(chinese)
+    for language in ("yaml", "python"):
+        assert blocks(english, language) == blocks(chinese, language)
+    targets = [set(LINK.findall(prose(page))) - {"README.md", "README.zh-CN.md"} for page in READMES]
+    assert targets[0] == targets[1]
+    assert [row.split()[1:] for row in command_rows(english)] == [row.split()[1:] for row in command_rows(chinese)]
+
+
+# -- training keys -------------------------------------------------------------------------------
+
+CONFIG = {item.name for item in fields(TrainConfig)}
+
+
+def documented_keys() -> list[str]:
+    page = ROOT / "docs" / "training.md"
+    return [name for row in table(prose(page)) for name in code(row[0])]
+
+
+def test_every_documented_training_key_exists_and_every_key_is_documented_once() -> None:
+    keys = documented_keys()
+    assert [key for key in keys if key not in CONFIG] == []
+    assert sorted(key for key in CONFIG if keys.count(key) != 1) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_training_configs_in_examples_are_accepted(page: Path) -> None:
+    for block in blocks(page, "yaml"):
+        values = yaml.safe_load(block)
+        if "train_data_dir" in values:
+            make_config(values).require()
+
+
+# -- the API -------------------------------------------------------------------------------------
+
+
+def test_the_table_of_routes_is_that_of_the_program() -> None:
+    fastapi = pytest.importorskip("fastapi")
+    from lora_eval.api import PREFIX, create_routes
+    from lora_eval.jobs import JobQueue
+
+    app = fastapi.FastAPI()
+    before = set(app.openapi()["paths"])
+    app.openapi_schema = None
+    create_routes(app, lambda: pytest.fail("no host is needed to list routes"), JobQueue())
+    found = {
+        (method.upper(), path.removeprefix(PREFIX))
+        for path, methods in app.openapi()["paths"].items()
+        if path not in before
+        for method in methods
+    }
+    rows = {tuple(row[0].strip("`").split()) for row in table(section(ROOT / "docs" / "api.md", "REST"))}
+    assert {(method, path.replace("{file}", "{name}")) for method, path in rows} == found
+
+
+def test_the_keys_of_a_score_request_are_those_of_the_program() -> None:
+    pytest.importorskip("fastapi")
+    from lora_eval.api import ScoreBody
+
+    rows = table(section(ROOT / "docs" / "api.md", "`POST /score`"))
+    documented = [name for row in rows for name in code(row[0])]
+    known = ScoreBody.model_fields if hasattr(ScoreBody, "model_fields") else ScoreBody.__fields__
+    assert sorted(documented) == sorted(known)
+
+
+# -- what is measured ----------------------------------------------------------------------------
+
+MEASURES = ROOT / "docs" / "measures.md"
+TITLES = {
+    "consistency": "Visual consistency",
+    "fidelity": "Feature fidelity",
+    "generalisation": "Generalisation",
+    "curve": "Training curve",
+    "strength": "Strength controllability",
+    "alignment": "Text-image alignment",
+}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measurement:
+    """A run with everything that can be measured: held-out references, histories, second encoders, every role."""
+    history = tmp_path_factory.mktemp("training") / "history.csv"
+    rows = [f"{step},{0.5 + math.exp(-step / 40) + 0.05 * math.sin(7.3 * step):.6f}" for step in range(1, 401)]
+    history.write_text("\n".join(["step,loss", *rows]) + "\n")
+    run = make_run(kind="character", histories={"zorp-300": history})
+    assert run.references is not None
+    run.references.held_out = True
+    for name in ("dino", "face"):
+        run.extra[name] = run.features.copy()
+        run.extra[name][::7] = np.nan
+        run.extra_references[name] = run.references.features.copy()
+    return measure(run, resamples=50)
+
+
+def documented(title: str) -> set[str]:
+    """Names in the first column of a section's tables."""
+    return {name for row in table(section(MEASURES, title)) for name in code(row[0])}
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_every_measure_of_a_dimension_is_in_its_table(measured: Measurement, dimension: str) -> None:
+    names = {row.measure for row in measured.summary if row.dimension == dimension and row.value is not None}
+    assert len(names) >= 3
+    assert names - documented(TITLES[dimension]) == set()
+
+
+def test_every_name_in_the_tables_is_measured(measured: Measurement) -> None:
+    names = {row.measure for row in measured.summary} | set(measured.cell_metrics.columns)
+    # said only where there is no element to judge
+    names.add("elements_kept")
+    states = set(STATES)
+    for title in TITLES.values():
+        assert documented(title) - names - states == set(), title
+
+
+def test_every_metric_column_is_in_a_table(measured: Measurement) -> None:
+    known = set().union(*map(documented, TITLES.values()))
+    assert set(measured.cell_metrics.columns) - known == set()
+
+
+def test_the_grades_of_the_curve_are_those_of_the_program() -> None:
+    rows = {row[0].strip("`"): float(row[2]) for row in table(section(MEASURES, "Training curve")) if len(row) == 3}
+    assert rows == GRADES
+
+
+def test_the_columns_of_both_tables_are_named() -> None:
+    from lora_eval.report.tables import CELL_COLUMNS
+
+    common = section(MEASURES, "The tables")
+    assert f"`{', '.join(CELL_COLUMNS)}`" in " ".join(common.split())
+    documented = [name for row in table(common) for name in code(row[0])]
+    assert documented == [item.name for item in fields(Measure)]
+
+
+def test_the_limits_are_those_of_the_program() -> None:
+    rows = {row[0].strip("`"): (float(row[3]), float(row[4])) for row in table(section(MEASURES, "Good, weak, poor"))}
+    assert rows == LIMITS
+
+
+def test_the_gates_are_those_of_the_program() -> None:
+    source = (ROOT / "lora_eval" / "scorecard" / "decide.py").read_text(encoding="utf-8")
+    shut = re.search(r"shut = \{(.*?)\n        \}", source, re.DOTALL)
+    assert shut
+    gates = re.findall(r'^            "([a-z ]+)":', shut[1], re.MULTILINE)
+    assert [row[0].strip("`") for row in table(section(MEASURES, "Gates"))] == gates
+
+
+def test_the_advice_table_is_that_of_the_program() -> None:
+    rows = [tuple(row) for row in table(section(MEASURES, "Advice"))]
+    assert rows == [(r.dimension, r.what + (" *" if r.otherwise else ""), r.change) for r in RULES]
+
+
+def test_the_columns_of_a_comparison_are_those_of_the_program() -> None:
+    from lora_eval.scorecard.compare_verdict import Row
+
+    rows = table(section(MEASURES, "Comparing runs"))
+    assert sorted(name for row in rows for name in code(row[0])) == sorted(Row.__dataclass_fields__)
+
+
+# -- architecture --------------------------------------------------------------------------------
+
+
+def test_every_module_in_the_architecture_exists() -> None:
+    page = ROOT / "docs" / "architecture.md"
+    inside = prose(page).split("## Modules")[1].split("## Around")[0]
+    names = [name for row in table(inside) for name in code(row[0])]
+    assert len(names) > 100
+    assert [name for name in names if not (ROOT / "lora_eval" / name).exists()] == []
