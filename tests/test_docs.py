@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 import shlex
@@ -14,13 +15,18 @@ import pytest
 import yaml
 
 from lora_eval.cli import build_parser
+from lora_eval.dataset.check import Finding
+from lora_eval.jobs import JobState
+from lora_eval.report.card import card_json
 from lora_eval.scorecard.advice import RULES
-from lora_eval.scorecard.data import DIMENSIONS, Measure, Measurement
+from lora_eval.scorecard.data import DIMENSIONS, Measure, Measurement, Scorecard
 from lora_eval.scorecard.measure import measure
 from lora_eval.scorecard.measures.curve import GRADES
 from lora_eval.scorecard.verdicts import LIMITS
 from lora_eval.training.config import TrainConfig, make_config
 from lora_eval.training.curve import STATES
+from lora_eval.training.result import TrainResult
+from lora_eval.training.templates import load_template
 from tests.scorecard.synthetic_run import make_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,7 +194,7 @@ def test_the_table_of_routes_is_that_of_the_program() -> None:
         if path not in before
         for method in methods
     }
-    rows = {tuple(row[0].strip("`").split()) for row in table(section(ROOT / "docs" / "api.md", "REST"))}
+    rows = {tuple(row[0].strip("`").split()) for row in table(section(API, "REST"))}
     assert {(method, path.replace("{file}", "{name}")) for method, path in rows} == found
 
 
@@ -196,10 +202,38 @@ def test_the_keys_of_a_score_request_are_those_of_the_program() -> None:
     pytest.importorskip("fastapi")
     from lora_eval.api import ScoreBody
 
-    rows = table(section(ROOT / "docs" / "api.md", "`POST /score`"))
+    rows = table(section(API, "`POST /score`"))
     documented = [name for row in rows for name in code(row[0])]
     known = ScoreBody.model_fields if hasattr(ScoreBody, "model_fields") else ScoreBody.__fields__
     assert sorted(documented) == sorted(known)
+
+
+API = ROOT / "docs" / "api.md"
+
+
+def test_the_example_requests_are_accepted() -> None:
+    pytest.importorskip("fastapi")
+    from lora_eval.api import ScoreBody, TrainBody
+
+    bodies = {"train": TrainBody, "score": ScoreBody}
+    found = re.findall(r"/lora-eval/v1/(\w+) .*?-d '(.*?)'", "".join(blocks(API, "sh")), re.DOTALL)
+    assert [verb for verb, _ in found] == ["train", "score"]
+    for verb, body in found:
+        values = bodies[verb](**json.loads(body)).given()
+        if verb == "train":
+            load_template(values.pop("template"), values).require()
+
+
+def test_the_example_answers_have_the_keys_of_the_program() -> None:
+    answers = [json.loads(block) for block in blocks(API, "json")]
+    job = next(answer for answer in answers if "status" in answer and "kind" in answer)
+    assert list(job) == [item.name for item in fields(JobState)]
+    found = next(answer for answer in answers if "findings" in answer)
+    assert list(found["findings"][0]) == [item.name for item in fields(Finding)]
+    keys = [row[0].strip("`") for row in table(section(API, "Runs"))]
+    assert keys == list(card_json(Scorecard("", None, None, [], {}, [], [])))
+    results = next(row for row in table(section(API, "Jobs")) if row[0] == "`result`")[1].split("of `score`")[0]
+    assert {item.name for item in fields(TrainResult)} <= set(code(results))
 
 
 # -- what is measured ----------------------------------------------------------------------------
