@@ -56,17 +56,32 @@ class _Objective:
     name: str
 
 
-def decide(data: RunData, measurement: Measurement) -> Scorecard:
-    """Decide on a measured run.
+@dataclass(frozen=True)
+class Standing:
+    """Who leads: indices into ``grid.conditions``; ``shut`` names the gates of each condition.
 
-    Args:
-        data: the run that was measured.
-        measurement: what :func:`lora_eval.scorecard.measure.measure` gave for it.
-
-    Returns:
-        Scorecard: the verdict, the six dimensions at the recommended checkpoint and weight (at the
-        least bad one when none is usable), advice, and which gates shut.
+    ``first`` has the best lower bound, ``tied`` cannot be told from it, ``chosen`` is advised; None when no
+    condition is usable.
     """
+
+    grid: Grid
+    rows: Rows
+    objective: _Objective
+    shut: list[list[str]]
+    candidates: list[int]
+    low: np.ndarray
+    first: int | None
+    tied: list[int]
+    chosen: int | None
+
+    @property
+    def draws(self) -> Draws:
+        """Draws (C,) of what is ranked by."""
+        return self.objective.draws
+
+
+def standing(data: RunData, measurement: Measurement) -> Standing:
+    """Gates, rank and ties of a measured run."""
     grid = grid_of(data)
     rows = index_rows(measurement)
     objective = _objective(grid, measurement)
@@ -78,6 +93,23 @@ def decide(data: RunData, measurement: Measurement) -> Scorecard:
     tied = _ties(objective, first, usable) if first is not None else []
     # conditions are sorted by step, then weight: the first tied one is the earliest and lowest
     chosen = min([first, *tied], key=lambda i: _order(grid, i)) if first is not None else None
+    return Standing(grid, rows, objective, shut, candidates, low, first, tied, chosen)
+
+
+def decide(data: RunData, measurement: Measurement) -> Scorecard:
+    """Decide on a measured run.
+
+    Args:
+        data: the run that was measured.
+        measurement: what :func:`lora_eval.scorecard.measure.measure` gave for it.
+
+    Returns:
+        Scorecard: the verdict, the six dimensions at the recommended checkpoint and weight (at the
+        least bad one when none is usable), advice, and which gates shut.
+    """
+    now = standing(data, measurement)
+    grid, rows, objective, shut = now.grid, now.rows, now.objective, now.shut
+    candidates, low, first, tied, chosen = now.candidates, now.low, now.first, now.tied, now.chosen
     shown = chosen if chosen is not None else _least_bad(grid, candidates, low)
     gated = dict(zip(grid.conditions, shut, strict=True))
     free = _free(grid, candidates, low, shown)

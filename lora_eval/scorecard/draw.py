@@ -130,13 +130,13 @@ def _same_as_base(plan: Plan, folder: RunFolder, lora: PlannedLora) -> bool:
 
     One differing picture settles it, so a LoRA that works costs two file reads.
     """
-    weight = max(plan.weights, key=abs)
-    for prompt in plan.prompts:
-        for seed in plan.seeds:
-            with_lora = _pixels(folder, Cell(lora, weight, prompt, seed))
-            without = _pixels(folder, Cell(None, 0.0, prompt, seed))
-            if with_lora.shape != without.shape or not np.array_equal(with_lora, without):
-                return False
+    mine = [cell for cell in plan.cells() if cell.lora == lora]
+    weight = max((cell.weight for cell in mine), key=abs)
+    for cell in (cell for cell in mine if cell.weight == weight):
+        with_lora = _pixels(folder, cell)
+        without = _pixels(folder, Cell(None, 0.0, cell.prompt, cell.seed))
+        if with_lora.shape != without.shape or not np.array_equal(with_lora, without):
+            return False
     return True
 
 

@@ -100,8 +100,30 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Pictures of all prompts that an adaptive round adds: LoRA by name ("" at weight 0), weight, seeds."""
+
+    lora: str
+    weight: float
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What an adaptive sweep draws before it looks again, and ``why``."""
+
+    parts: tuple[Part, ...]
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
-    """See the module. Fields after ``sampling`` matter to measuring alone and may change later."""
+    """See the module. Fields after ``sampling`` matter to measuring alone and may change later.
+
+    ``budget``: None draws every weight with every seed. A number of pictures makes the sweep adaptive:
+    ``weights`` and ``seeds`` are then what may be drawn, and ``rounds`` what is. Rounds are only ever
+    appended, each after the pictures of those before it are there, so that a resumed run takes the same way.
+    """
 
     run: str
     host: HostInfo
@@ -122,6 +144,8 @@ class Plan:
     histories: dict[str, str] = field(default_factory=dict)
     created: str = ""
     schema: int = SCHEMA
+    budget: int | None = None
+    rounds: tuple[Round, ...] = ()
 
     def cells(self) -> list[Cell]:
         """Every picture in drawing order: weight 0 once for all, then checkpoint, weight, prompt, seed."""
@@ -129,6 +153,12 @@ class Plan:
 
     def groups(self) -> Iterator[list[Cell]]:
         """Cells that share LoRA and weight, in drawing order."""
+        if self.budget is not None:
+            by_name = {lora.name: lora for lora in self.loras}
+            for part in (part for one in self.rounds for part in one.parts):
+                lora_of = by_name[part.lora] if part.weight else None
+                yield [Cell(lora_of, part.weight, prompt, seed) for prompt in self.prompts for seed in part.seeds]
+            return
         yield [Cell(None, 0.0, prompt, seed) for prompt in self.prompts for seed in self.seeds]
         for lora in self.loras:
             for weight in self.weights:
@@ -146,6 +176,13 @@ class Plan:
                 yield group[start : start + size]
 
     def __len__(self) -> int:
+        if self.budget is not None:
+            return len(self.prompts) * sum(len(part.seeds) for one in self.rounds for part in one.parts)
+        return self.full_size
+
+    @property
+    def full_size(self) -> int:
+        """Pictures of the full grid."""
         return len(self.prompts) * len(self.seeds) * (1 + len(self.loras) * sum(w != 0 for w in self.weights))
 
     def lora_use(self, cell: Cell) -> LoraUse | None:
@@ -177,6 +214,7 @@ class Plan:
                     "prompts": tuple(_prompt(prompt) for prompt in raw["prompts"]),
                     "seeds": tuple(map(int, raw["seeds"])),
                     "sampling": Sampling(**raw["sampling"]),
+                    "rounds": tuple(_round(one) for one in raw.get("rounds", ())),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -188,6 +226,8 @@ class Plan:
         parts: list[Any] = [self.host.name, self.model["name"], self.model["sha256"], [lora.key for lora in self.loras]]
         drawn = [(prompt.id, prompt.text, prompt.negative) for prompt in self.prompts]
         parts += [self.weights, drawn, self.seeds, asdict(self.sampling)]
+        if self.budget is not None:
+            parts.append(self.budget)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def differences(self, asked: Plan) -> list[str]:
@@ -207,6 +247,7 @@ class Plan:
         found += [f"LoRA {n} is another file now (sha256 differs)" for n in mine if n in other and mine[n] != other[n]]
         differ("weights", [format_number(w) for w in self.weights], [format_number(w) for w in asked.weights])
         differ("seeds", list(self.seeds), list(asked.seeds))
+        differ("budget", self.budget or "none", asked.budget or "none")
         differ("prompts", [p.id for p in self.prompts], [p.id for p in asked.prompts])
         if [p.id for p in self.prompts] == [p.id for p in asked.prompts]:
             for mine_prompt, other_prompt in zip(self.prompts, asked.prompts, strict=True):
@@ -401,6 +442,11 @@ def _model_json(model: ModelInfo) -> dict[str, str]:
 def _prompt(raw: dict[str, Any]) -> Prompt:
     elements = tuple(Element(e["name"], e["text"], tuple(e["foils"])) for e in raw.get("elements", ()))
     return Prompt(**{**raw, "elements": elements})
+
+
+def _round(raw: dict[str, Any]) -> Round:
+    parts = tuple(Part(p["lora"], float(p["weight"]), tuple(map(int, p["seeds"]))) for p in raw["parts"])
+    return Round(parts, str(raw.get("why", "")))
 
 
 def _short(value: Any) -> str:

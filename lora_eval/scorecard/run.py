@@ -15,11 +15,13 @@ from lora_eval.errors import RunError
 from lora_eval.files import read_json
 from lora_eval.host.protocol import Host, Job, ModelInfo, Sampling
 from lora_eval.report.tables import CELL_COLUMNS, write_cells
+from lora_eval.scorecard.adaptive import Stop, account, next_round, with_budget
 from lora_eval.scorecard.collect import EncoderSource, build_data, measured_with, picture_source, write_results
 from lora_eval.scorecard.data import RunData, Scorecard
 from lora_eval.scorecard.draw import draw, unchanged
 from lora_eval.scorecard.features import AnyEncoder, FeatureCache
-from lora_eval.scorecard.plan import Plan, make_plan
+from lora_eval.scorecard.measure import measure
+from lora_eval.scorecard.plan import Plan, Round, make_plan
 from lora_eval.scorecard.references import References, find_references
 from lora_eval.scorecard.store import RunFolder
 from lora_eval.scorecard.table import SETTINGS, measure_again, measure_table
@@ -47,6 +49,7 @@ def score(
     encoder: str | AnyEncoder = "auto",
     histories: dict[str, str] | None = None,
     resamples: int = 1000,
+    budget: int | None = None,
 ) -> Scorecard:
     """Draw a sweep, measure it, decide, and write the reports into ``out``.
 
@@ -59,6 +62,8 @@ def score(
             :func:`lora_eval.scorecard.plan.make_plan`.
         encoder: see :func:`lora_eval.scorecard.embed.load_encoder`; or one already loaded.
         histories: checkpoint or LoRA name -> loss history; found beside the LoRA where not given.
+        budget: at most so many pictures, chosen in rounds (:mod:`lora_eval.scorecard.adaptive`) from the grid of
+            weights and seeds; None draws the whole grid.
 
     Raises:
         LoraEvalError: bad input, another run in ``out``, a LoRA that did not take, encoder not to be had.
@@ -80,6 +85,8 @@ def score(
             sampling=sampling,
             batch_size=batch_size,
         )
+        if budget is not None:
+            plan = with_budget(plan, budget)
         found = find_references(data, [Path(lora.path) for lora in plan.loras], _roots(host))
         plan = replace(
             plan,
@@ -89,14 +96,19 @@ def score(
         )
         plan = folder.agree(plan)
         source = EncoderSource(encoder if not isinstance(encoder, str) else plan.encoder, host.info().device)
-        with host.job("LoRA scorecard", len(plan)) as job:
+        with host.job("LoRA scorecard", max(len(plan), plan.budget or 0)) as job:
             source.say = job.say
-            if not all(folder.finished(cell) for cell in plan.cells()):
-                # an encoder that cannot be had should say so now, not after an hour of drawing
-                source.load()
-            draw(host, plan, folder, job)
-            write_cells(folder.cells_file, _cells_table(plan))
-            return _finish(plan, folder, source, job, resamples)
+            while True:
+                if not all(folder.finished(cell) for cell in plan.cells()):
+                    # an encoder that cannot be had should say so now, not after an hour of drawing
+                    source.load()
+                draw(host, plan, folder, job)
+                write_cells(folder.cells_file, _cells_table(plan))
+                run, shown = _gather(plan, folder, source, job)
+                more = _more(plan, run, resamples)
+                if not isinstance(more, Round):
+                    return write_results(folder, run, shown, provenance(plan, run, more), resamples)
+                plan = folder.extend(plan, more)
 
 
 def report(run_dir: Path | str, encoder: AnyEncoder | None = None, resamples: int = 1000) -> Scorecard:
@@ -119,11 +131,20 @@ def report(run_dir: Path | str, encoder: AnyEncoder | None = None, resamples: in
                 "run score on the same folder to draw them"
             )
         source = EncoderSource(encoder if encoder is not None else plan.encoder)
-        return _finish(plan, folder, source, None, resamples)
+        run, shown = _gather(plan, folder, source, None)
+        more = _more(plan, run, resamples)
+        if isinstance(more, Round):
+            more = Stop("interrupted", "run score on the same folder to draw the next round")
+        return write_results(folder, run, shown, provenance(plan, run, more), resamples)
 
 
-def _finish(plan: Plan, folder: RunFolder, source: EncoderSource, job: Job | None, resamples: int) -> Scorecard:
-    """Everything after drawing; depends on the run folder and the references alone."""
+def _more(plan: Plan, data: RunData, resamples: int) -> Round | Stop | None:
+    """The next round of an adaptive plan or why there is none; None for a whole grid."""
+    return None if plan.budget is None else next_round(plan, data, measure(data, resamples=resamples))
+
+
+def _gather(plan: Plan, folder: RunFolder, source: EncoderSource, job: Job | None) -> tuple[RunData, dict[str, Path]]:
+    """What was drawn, made ready for measuring; depends on the run folder and the references alone."""
     cache = FeatureCache(folder, source.id, source.load)
     cells = plan.cells()
     sources = [picture_source(folder.image_path(cell)) for cell in cells]
@@ -131,7 +152,7 @@ def _finish(plan: Plan, folder: RunFolder, source: EncoderSource, job: Job | Non
     notes: dict[str, str] = dict(plan.references.get("notes", {}))
     if names := unchanged(plan, folder):
         notes["effect"] = f"every picture at the largest weight equals weight 0: {', '.join(names)}"
-    data, shown = build_data(
+    return build_data(
         cache,
         _cells_table(plan),
         sources,
@@ -147,10 +168,9 @@ def _finish(plan: Plan, folder: RunFolder, source: EncoderSource, job: Job | Non
         notes=notes,
         job=job,
     )
-    return write_results(folder, data, shown, provenance(plan, data), resamples)
 
 
-def provenance(plan: Plan, data: RunData) -> dict[str, Any]:
+def provenance(plan: Plan, data: RunData, stop: Stop | None = None) -> dict[str, Any]:
     """What the numbers rest on, for the report."""
     return {
         "run": plan.run,
@@ -164,6 +184,7 @@ def provenance(plan: Plan, data: RunData) -> dict[str, Any]:
         "suite": plan.suite,
         "prompts": len(plan.prompts),
         "images": len(plan),
+        **({"adaptive": account(plan, stop)} if stop is not None else {}),
         "sampling": vars(plan.sampling),
         "trigger": plan.trigger,
         **measured_with(data),

@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -24,7 +25,7 @@ from lora_eval.files import make_folder, read_json, write_bytes, write_error, wr
 from lora_eval.host.infotext import save_png
 from lora_eval.host.protocol import Drawn
 from lora_eval.log import logger
-from lora_eval.scorecard.plan import Cell, Plan
+from lora_eval.scorecard.plan import Cell, Plan, Round
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -69,6 +70,12 @@ class RunFolder:
             write_json(self.plan_file, plan.to_json())
         make_folder(self.images)
         return plan
+
+    def extend(self, plan: Plan, more: Round) -> Plan:
+        """Append a round to the stored plan. Raises RunError."""
+        longer = replace(plan, rounds=(*plan.rounds, more))
+        write_json(self.plan_file, longer.to_json())
+        return longer
 
     # -- pictures --------------------------------------------------------------------------------
 

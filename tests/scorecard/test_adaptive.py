@@ -1,0 +1,187 @@
+"""The adaptive sweep: what each round draws, when it stops, and that a part of the grid gives the grid's advice."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lora_eval.errors import ConfigError, Interrupted, RunError
+from lora_eval.host.protocol import HostInfo, Sampling
+from lora_eval.scorecard.adaptive import Stop, account, next_round, with_budget
+from lora_eval.scorecard.data import RunData
+from lora_eval.scorecard.decide import standing
+from lora_eval.scorecard.measure import measure
+from lora_eval.scorecard.plan import Plan, PlannedLora
+from lora_eval.scorecard.run import report, score
+from lora_eval.scorecard.store import RunFolder
+from tests.fakes_scorecard import FakeEncoder, FakeHost, small_score, tree_hashes
+from tests.scorecard.synthetic_run import make_run
+
+CHECKPOINTS = {"zorp-100": (100, 0.45), "zorp-200": (200, 0.8), "zorp-300": (300, 1.0)}
+
+
+def plan_of(data: RunData) -> Plan:
+    """The full plan whose pictures ``data`` holds."""
+    cells = data.cells
+    drawn = cells[cells["weight"] != 0]
+    loras = [PlannedLora("zorp", name, f"{name}.safetensors", "0" * 64, int(step))
+             for name, step in drawn[["checkpoint", "step"]].drop_duplicates().itertuples(index=False)]  # fmt: skip
+    prompts = [data.prompts[name] for name in dict.fromkeys(cells["prompt_id"])]
+    return Plan(
+        run="zorp-00000000",
+        host=HostInfo("standalone", "0", "cpu"),
+        model={"name": "m", "sha256": "", "family": "sd1", "prediction": "epsilon", "path": ""},
+        loras=tuple(loras),
+        weights=tuple(sorted(set(cells["weight"]))),
+        prompts=tuple(prompts),
+        seeds=tuple(sorted(set(cells["seed"]))),
+        sampling=Sampling(),
+    )
+
+
+def part_of(data: RunData, plan: Plan) -> RunData:
+    """The pictures of ``data`` that an adaptive plan has drawn."""
+    wanted = {(cell.lora.name if cell.lora else "", cell.weight, cell.prompt.id, cell.seed) for cell in plan.cells()}
+    names = np.where(data.cells["weight"] == 0, "", data.cells["checkpoint"].fillna(""))
+    keys = zip(names, data.cells["weight"], data.cells["prompt_id"], data.cells["seed"], strict=True)
+    keep = np.array([(str(a), float(b), str(c), int(d)) in wanted for a, b, c, d in keys])
+    assert keep.sum() == len(wanted)
+    return replace(
+        data,
+        cells=data.cells[keep].reset_index(drop=True),
+        features=data.features[keep], thumbs=data.thumbs[keep], styles=data.styles[keep], pixels=data.pixels[keep],
+    )  # fmt: skip
+
+
+def sweep(data: RunData, plan: Plan) -> tuple[Plan, Stop]:
+    """All rounds, on pictures that are there already."""
+    for _ in range(50):
+        seen = part_of(data, plan)
+        found = next_round(plan, seen, measure(seen, resamples=300))
+        if isinstance(found, Stop):
+            return plan, found
+        plan = replace(plan, rounds=(*plan.rounds, found))
+    raise AssertionError("it does not end")
+
+
+def advice(data: RunData) -> tuple[str, float, float] | None:
+    """(checkpoint, weight, its gain) that is advised."""
+    now = standing(data, measure(data, resamples=300))
+    if now.chosen is None:
+        return None
+    where = now.grid.conditions[now.chosen]
+    return where.checkpoint, where.weight, float(now.draws.estimate[now.chosen])
+
+
+def test_the_first_round_is_coarse_and_fits_the_budget() -> None:
+    plan = plan_of(make_run(seeds=8, checkpoints=CHECKPOINTS))
+    asked = with_budget(plan, 400)
+    parts = asked.rounds[0].parts
+    assert [(p.lora, p.weight) for p in parts[:4]] == [("", 0.0), *(("zorp-100", w) for w in (0.4, 0.8, 1.2))]
+    assert all(p.seeds == plan.seeds[:2] for p in parts)
+    assert len(asked) == len(asked.cells()) == len(plan.prompts) * 2 * (1 + 3 * 3)
+    assert asked.full_size == len(plan)
+    with pytest.raises(ConfigError, match=f"needs {len(asked)} pictures"):
+        with_budget(plan, len(asked) - 1)
+
+
+@pytest.mark.parametrize("budget", [250, 400, 5000])
+def test_rounds_only_append_inside_the_grid_and_the_budget(budget: int) -> None:
+    data = make_run(seeds=6, checkpoints=CHECKPOINTS, rng_seed=3)
+    full = plan_of(data)
+    plan, stop = sweep(data, with_budget(full, budget))
+    ids = [cell.id for cell in plan.cells()]
+    assert len(ids) == len(set(ids)) == len(plan) <= budget
+    assert set(ids) <= {cell.id for cell in full.cells()}
+    # every picture has its twin without the LoRA, drawn before it
+    seen = set()
+    for cell in plan.cells():
+        if cell.lora is None:
+            seen.add((cell.prompt.id, cell.seed))
+        assert (cell.prompt.id, cell.seed) in seen
+    told = account(plan, stop)
+    assert sum(one["images"] for one in told["rounds"]) == len(plan) and told["full_grid"] == len(full)
+    assert plan == Plan.from_json(plan.to_json())
+
+
+def test_seeds_go_where_intervals_overlap_and_not_to_what_lost() -> None:
+    data = make_run(seeds=8, checkpoints={"zorp-100": (100, 0.2), "zorp-300": (300, 1.0)}, rng_seed=1)
+    plan, _ = sweep(data, with_budget(plan_of(data), 10_000))
+    seeds: dict[tuple[str, float], int] = {}
+    for part in (p for one in plan.rounds for p in one.parts):
+        seeds[(part.lora, part.weight)] = seeds.get((part.lora, part.weight), 0) + len(part.seeds)
+    assert {n for (name, w), n in seeds.items() if name == "zorp-100"} == {2}
+    assert len(plan) < len(plan_of(data)) / 2
+
+
+def test_a_stop_says_what_more_pictures_would_buy() -> None:
+    data = make_run(seeds=4, rng_seed=2)
+    asked = with_budget(plan_of(data), 88)
+    plan, stop = sweep(data, asked)
+    assert stop.reason == "the budget is used up" and len(plan) <= 88
+    assert "±" in stop.more
+
+
+def agreement(count: int, **options: Any) -> tuple[float, float]:
+    """(share of runs with the full grid's advice, share of its pictures drawn)."""
+    same, drawn = [], []
+    for seed in range(count):
+        data = make_run(rng_seed=seed, checkpoints=CHECKPOINTS, **options)
+        full = plan_of(data)
+        plan, _ = sweep(data, with_budget(full, len(full) // 3))
+        a, b = advice(data), advice(part_of(data, plan))
+        same.append(a == b if a is None or b is None else a[0] == b[0] and abs(a[1] - b[1]) <= 0.1 + 1e-9)
+        drawn.append(len(plan) / len(full))
+    return float(np.mean(same)), float(np.max(drawn))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["good", "distortion"])
+def test_a_third_of_the_pictures_gives_the_advice_of_all(fault: str) -> None:
+    share, drawn = agreement(20, fault=fault, seeds=8)
+    assert drawn <= 1 / 3 and share >= 0.9
+
+
+# -- a whole run ----------------------------------------------------------------------------------
+
+SWEEP: dict[str, Any] = {"weights": "0-1.2 [7]", "seeds": 4, "budget": 80}
+
+
+def test_an_adaptive_run_is_resumed_and_reported_to_the_same_bytes(tmp_path: Path) -> None:
+    host, card = small_score(tmp_path, tmp_path / "whole", **SWEEP)
+    told = card.provenance["adaptive"]
+    plan = RunFolder(tmp_path / "whole").read_plan()
+    # a batch has one weight, so nothing but what the rounds name is drawn, and once
+    assert host.drawn == told["images"] == len(plan) <= 80 < told["full_grid"] == plan.full_size == 156
+    assert len(plan.rounds) == len(told["rounds"]) >= 2
+
+    out = tmp_path / "broken"
+    for calls in (2, 9, 12):
+        host = FakeHost(tmp_path, interrupt_after=calls)
+        with contextlib.suppress(Interrupted):
+            score(host, sorted(tmp_path.glob("*.safetensors")), out, data=tmp_path / "data", suite="tiny", prompts=3,
+                  batch_size=4, encoder=FakeEncoder(), resamples=100, **SWEEP)  # fmt: skip
+    small_score(tmp_path, out, **SWEEP)
+    assert RunFolder(out).read_plan().rounds == plan.rounds
+    for name in ("cells.csv", "summary.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+    before = tree_hashes(out)
+    report(out, FakeEncoder(), resamples=100)
+    assert {name: before[name] for name in ("cells.csv", "summary.csv", "plan.json")} == {
+        name: tree_hashes(out)[name] for name in ("cells.csv", "summary.csv", "plan.json")
+    }
+
+
+def test_a_folder_holds_a_whole_grid_or_an_adaptive_run(tmp_path: Path) -> None:
+    small_score(tmp_path, tmp_path / "run", **SWEEP)
+    with pytest.raises(RunError, match=r"budget \"80\" is now \"none\""):
+        small_score(tmp_path, tmp_path / "run", **{**SWEEP, "budget": None})
+    # again, nothing is drawn
+    host, _ = small_score(tmp_path, tmp_path / "run", **SWEEP)
+    assert host.drawn == 0
