@@ -13,13 +13,26 @@ import numpy as np
 
 from lora_eval.files import atomic_path, make_folder, write_text
 from lora_eval.training.config import TrainConfig, make_config
-from tools.tiny_world.drawings import SHAPES, SUBJECTS, Drawing, dataset, describe, mix_styles, render, shuffle_captions
+from tools.tiny_world.drawings import (
+    SHAPES,
+    SUBJECTS,
+    Drawing,
+    caption,
+    dataset,
+    describe,
+    mix_styles,
+    render,
+    sample,
+    shuffle_captions,
+)
 
 Pairs = list[tuple[Drawing, str]]
 
 # learning rate and steps at which each subject is learnt but not overtrained: docs/tiny-world.md
 RECIPES = {"mave": (2e-3, 300), "quib": (2e-3, 300), "zorp": (3e-3, 400)}
 PICTURES, REFERENCES = 30, 12
+# without drawings of known shapes beside the subject every LoRA of the tiny world leaks: the reader says so
+REGULARISATION = 56
 # of a good LoRA's steps and of its scale
 UNDERTRAINED, MEMORISED, STRONG = 0.08, 3.0, 2.5
 MEMORISED_PICTURES = 4
@@ -45,7 +58,7 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("good", "", (), f"{PICTURES} drawings, the recipe of docs/tiny-world.md"),
+        Kind("good", "", (), f"{PICTURES} drawings beside {REGULARISATION} of known shapes (regularisation)"),
         Kind("undertrained", "fidelity", ("curve",), f"{UNDERTRAINED:.0%} of the steps"),
         Kind(
             "memorised",
@@ -57,7 +70,9 @@ KINDS = {
         Kind("mixed", "consistency", ("fidelity",), f"{MIXED_SHARE:.0%} of the drawings in one of many foreign styles"),
         Kind("strong", "strength", (), f"alpha times {STRONG:g} after training: weight 1 acts like {STRONG:g}"),
         Kind("wrong", "fidelity", (), "another subject under the trigger; references of the right one"),
-        Kind("leaking", "generalisation", (), f"a known shape's name for the trigger in {LEAK_SHARE:.0%} of captions"),
+        Kind(
+            "leaking", "generalisation", (), f"no regularisation; a known shape's name in {LEAK_SHARE:.0%} of captions"
+        ),
     )
 }
 
@@ -116,6 +131,14 @@ def reference_pairs(case: Case) -> Pairs:
     return mix_styles(pairs, MIXED_SHARE, 10_000 + case.seed) if case.kind == "mixed" else pairs
 
 
+def regularisation_pairs(case: Case) -> Pairs:
+    """Known shapes under their own names; none for a leaking LoRA."""
+    if case.kind == "leaking":
+        return []
+    rng = np.random.default_rng([20_000, case.seed])
+    return [(d, caption(d, rng)) for d in (sample(rng, (SHAPES[k % len(SHAPES)],)) for k in range(REGULARISATION))]
+
+
 def write_dataset(folder: Path, pairs: Pairs) -> None:
     """PNGs and ``metadata.csv``; written again it gives the same bytes."""
     make_folder(folder)
@@ -130,20 +153,23 @@ def write_dataset(folder: Path, pairs: Pairs) -> None:
     write_text(folder / "metadata.csv", table.getvalue())
 
 
-def train_config(case: Case, data: Path, out: Path, checkpoints: int, steps: int | None = None) -> TrainConfig:
+def train_config(
+    case: Case, data: Path, regularisation: Path, out: Path, checkpoints: int, steps: int | None = None
+) -> TrainConfig:
     """The settings: the demo's, but for the fault. ``steps`` is that of a good LoRA, None the recipe's."""
     rate, usual = RECIPES[case.trained_on]
     usual = steps or usual
     total = max(checkpoints, round(usual * {"undertrained": UNDERTRAINED, "memorised": MEMORISED}.get(case.kind, 1.0)))
     values: dict[str, Any] = {
         "train_data_dir": str(data),
+        "reg_data_dir": None if case.kind == "leaking" else str(regularisation),
         "output_dir": str(out),
         "name": case.name,
         "kind": "object",
         "trigger": case.concept,
         "class_word": "shape",
         "lora_rank": 8,
-        "batch_size": 4 if case.kind == "memorised" else 16,
+        "batch_size": 8 if case.kind == "memorised" else 16,
         "max_steps": total,
         "epochs": total,
         "learning_rate": rate,

@@ -26,6 +26,7 @@ from benchmarks._planted import (
     Case,
     cases,
     reference_pairs,
+    regularisation_pairs,
     settings,
     train_config,
     training_pairs,
@@ -171,7 +172,10 @@ def _trained(host: StandaloneHost, case: Case, folder: Path, options: argparse.N
         shutil.rmtree(run, ignore_errors=True)  # a training that was cut short; a minute's work
         write_dataset(folder / "data", training_pairs(case))
         write_dataset(folder / "references", reference_pairs(case))
-        result = train(host, train_config(case, folder / "data", run, options.checkpoints, options.steps))
+        if pairs := regularisation_pairs(case):
+            write_dataset(folder / "regularisation", pairs)
+        config = train_config(case, folder / "data", folder / "regularisation", run, options.checkpoints, options.steps)
+        result = train(host, config)
         if result.stopped not in ("finished", "diverged"):
             raise RunError(f"{case.name}: training ended {result.stopped}; start again with --resume")
         paths = [path for _, path in result.checkpoints]
