@@ -172,6 +172,19 @@ var loraEval = window.loraEval || (function () {
         area.remove();
     }
 
+    // into the prompt of the WebUI's own tab, in place of the same LoRA at another weight
+    function send(tag) {
+        const prompt = root().querySelector("#txt2img_prompt textarea");
+        if (!prompt) return;
+        const name = tag.split(":")[1];
+        const rest = prompt.value.split(/\s*(<lora:[^>]*>)/).filter(function (part) {
+            return !part.startsWith("<lora:" + name + ":");
+        }).map(function (part) { return part.trim(); }).filter(Boolean).join(" ");
+        prompt.value = (rest + " " + tag).trim();
+        prompt.dispatchEvent(new Event("input", { bubbles: true }));
+        if (typeof window.switch_to_txt2img === "function") window.switch_to_txt2img();
+    }
+
     function clicked(event) {
         const target = event.composedPath ? event.composedPath()[0] : event.target;
         if (!target || !target.closest) return;
@@ -181,6 +194,11 @@ var loraEval = window.loraEval || (function () {
         if (tag) {
             copy(tag.dataset.leCopy);
             tag.classList.add("done");
+            return undefined;
+        }
+        const sent = target.closest("[data-le-send]");
+        if (sent) {
+            send(sent.dataset.leSend);
             return undefined;
         }
         const cancel = target.closest("[data-le-cancel]");
@@ -230,6 +248,7 @@ var loraEval = window.loraEval || (function () {
         tabs.forEach(poll);
         whole();
         theme();
+        document.documentElement.classList.toggle("lora-eval-webui", find("txt2img_prompt") !== null);
     }, 250);
     return self;
 })();

@@ -241,7 +241,7 @@ def verdict(card: dict[str, Any]) -> str:
         tag = f"<lora:{recommended['checkpoint']}:{recommended['weight']:g}>"
         use = (
             f'<div class="lora-eval-use">{_word("recommended")} <code>{_e(tag)}</code>'
-            f"{_button('copy', tag, text.WORDS['copy'])}</div>"
+            f"{_button('copy', tag, text.WORDS['copy'])}{_button('send', tag, text.WORDS['send'])}</div>"
         )
     rows = []
     for name in DIMENSIONS:

@@ -215,7 +215,7 @@ WORDS = {
     "not_measured": "not measured",
     "full_report": "Full report",
     "copy": "Copy",
-    "copied": "Copied",
+    "send": "Send to txt2img",
     "advice": "What to change next time",
     "saved": "Saved to the LoRA's card:",
     "submitted": "In line.",

@@ -68,6 +68,15 @@ def test_first_training_and_first_scorecard(serve: Callable[[], Any], open_page:
     with page.expect_download() as download:
         page.locator("#lora_eval_score_files a", has_text="B").nth(1).click()
     assert (download.value.path()).read_text() == "run,lora\n"
+    # a page that has the WebUI's prompt gets the tag there, once
+    assert not page.is_visible("[data-le-send]")
+    page.evaluate(
+        "document.body.insertAdjacentHTML('beforeend',"
+        " '<div id=txt2img_prompt><textarea>a pond <lora:garden-000040:1> <lora:b:1></textarea></div>')"
+    )
+    page.wait_for_selector("[data-le-send]", state="visible")
+    page.click("[data-le-send]")
+    assert page.input_value("#txt2img_prompt textarea") == "a pond <lora:b:1> <lora:garden-000040:0.7>"
     hand.click("#lora_eval_score_use")
     page.wait_for_selector("#lora_eval_score_used .good")
     card = json.loads((server.root / "loras" / "garden-000040.json").read_text())

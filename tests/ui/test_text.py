@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 
 from lora_eval import callbacks
-from lora_eval.dataset import check
 from lora_eval.scorecard import advice
 from lora_eval.training.config import TrainConfig
 from lora_eval.ui import text
@@ -41,7 +40,7 @@ def test_every_advice_is_translated() -> None:
 
 
 def test_every_fixed_mend_of_the_dataset_check_is_translated() -> None:
-    tree = ast.parse(Path(check.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "lora_eval" / "dataset" / "check.py").read_text(encoding="utf-8"))
     mends = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding":
