@@ -30,7 +30,7 @@ ARGUMENTS = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ]
-PATIENCE = 120_000
+PATIENCE = 60_000
 # gradio's own page asks a font server that the browser is kept from
 NOT_OURS = ("fonts.googleapis.com", "fonts.gstatic.com", "ERR_NAME_NOT_RESOLVED", "cdnjs.cloudflare.com")
 
