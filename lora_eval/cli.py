@@ -105,6 +105,9 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--weights", metavar="RANGE", help='for example "0-1.2 [7]", "0.4, 0.6, 0.9" or "0-1(+0.2)"')
     score.add_argument("--seeds", type=int, metavar="N", help="seeds per prompt")
     score.add_argument("--prompts", type=int, metavar="N", help="prompts of the suite to use")
+    score.add_argument(
+        "--budget", type=int, metavar="N", help="draw at most N pictures, chosen in rounds (default: the whole grid)"
+    )
     score.add_argument("--suite", metavar="FILE", help="prompt suite: a shipped name or a YAML or CSV file")
     score.add_argument("--preset", choices=["quick", "standard", "thorough"], default="standard")
     score.add_argument(

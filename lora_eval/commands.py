@@ -218,8 +218,12 @@ def score(arguments: argparse.Namespace) -> int:
             sampling=_sampling(arguments, host),
             batch_size=arguments.batch_size,
             encoder=arguments.encoder,
+            budget=arguments.budget,
         )
-    return _show(card, arguments.out)
+    shown = _show(card, arguments.out)
+    if told := card.provenance.get("adaptive"):
+        print(f"pictures:    {told['images']} of {told['full_grid']} in the grid; {told['stopped']}; {told['more']}")
+    return shown
 
 
 def _sampling(arguments: argparse.Namespace, host: StandaloneHost) -> Sampling | None:
