@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-pins lint bench clean
+.PHONY: report-picture demo test test-slow test-pins lint bench clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python -m lora_eval demo --out $(OUT)
@@ -33,6 +33,11 @@ test-pins: $(PINS)/.ready
 
 bench: $(VENV)/.ready
 	$(VENV)/bin/python -m benchmarks
+
+# The picture in the README, from the demo's own report. Needs Debian's chromium or another Chromium by that name.
+report-picture: demo
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,2060 \
+	  --screenshot=docs/images/report.png "file://$(abspath $(OUT))/report.html"
 
 $(VENV)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; install one or call make PYTHON=/path/to/python"; exit 2; }
