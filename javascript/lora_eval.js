@@ -248,7 +248,8 @@ var loraEval = window.loraEval || (function () {
         tabs.forEach(poll);
         whole();
         theme();
-        document.documentElement.classList.toggle("lora-eval-webui", find("txt2img_prompt") !== null);
+        const webui = find("txt2img_prompt") !== null;
+        for (const one of root().querySelectorAll("[data-le-send]")) one.classList.toggle("ready", webui);
     }, 250);
     return self;
 })();
