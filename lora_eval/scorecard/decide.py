@@ -289,8 +289,11 @@ def _sentence(
         return f"No checkpoint and weight is usable: {', '.join(reasons)} at every weight."
     where: Condition = grid.conditions[chosen]
     fidelity = dimensions["fidelity"]
-    text = f"Use {where.checkpoint} at weight {where.weight:g}"
     likeness = find(rows, where, "fidelity", "score")
+    # the gate shuts only on what is surely too little; what may still be nothing must not sound like an advice
+    proven = likeness is None or likeness.ci_low is None or likeness.ci_low > 0
+    advice = "Use" if proven else "Not surely better than no LoRA; the best guess is"
+    text = f"{advice} {where.checkpoint} at weight {where.weight:g}"
     if fidelity.score is not None and likeness is not None:
         text += f": likeness {likeness.value:.2f}"
         if likeness.ci_low is not None and likeness.ci_high is not None:

@@ -56,6 +56,14 @@ def test_the_verdict_is_one_sentence_with_checkpoint_weight_and_interval() -> No
     assert "95 % interval" in card.verdict and card.verdict.endswith(".") and "\n" not in card.verdict
 
 
+def test_what_may_be_nothing_is_no_advice() -> None:
+    """A hint of the concept in very noisy draws: the interval of the likeness holds 0."""
+    card = card_of(weights=WEIGHTS, checkpoints={"z-100": (100, 0.03)}, noise=4.0)
+    likeness = card.dimensions["fidelity"]
+    assert likeness.ci_low is None or likeness.ci_low <= 0
+    assert not card.verdict.startswith("Use")
+
+
 def test_distorted_weights_are_out() -> None:
     card = card_of("distortion")
     assert card.weight is not None and card.weight < 1.2
