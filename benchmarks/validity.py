@@ -40,7 +40,7 @@ from lora_eval.lora.files import load_lora, save_lora
 from lora_eval.report.card import plain
 from lora_eval.scorecard.data import Scorecard
 from lora_eval.scorecard.plan import Cell, Plan
-from lora_eval.scorecard.run import score
+from lora_eval.scorecard.run import report, score
 from lora_eval.scorecard.store import RunFolder
 from lora_eval.training.loop import train
 from tools.tiny_world.drawings import BACKGROUNDS, COLOURS, SHAPES, TEXTURES
@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--steps", type=int, help="steps of a good LoRA; default: the recipe's")
     found.add_argument(
         "--coverage-seeds", type=int, default=24, help="fresh seeds that stand for the truth of intervals; 0: none"
+    )
+    found.add_argument(
+        "--measure-again", action="store_true", help="measure the pictures of what is finished again, drawing nothing"
     )
     found.add_argument("--table-only", action="store_true", help="make the tables of what is finished")
     return found
@@ -132,6 +135,9 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
             result = dict(read_json(path))
             if result["settings"] != asked:
                 raise RunError(f"{path} was made with other settings; choose another folder")
+            if options.measure_again:
+                result.update(_answer(report(folder / "score")))
+                write_json(path, plain(result))
             return result
         loras, history = _trained(host, case, folder, options)
         card = score(
@@ -148,15 +154,7 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
         )
         result = {
             "settings": asked,
-            "verdict": card.verdict,
-            "checkpoint": card.checkpoint,
-            "weight": card.weight,
-            "gates": card.gates,
-            "advice": [{"dimension": a.dimension, "seen": a.seen, "change": a.change} for a in card.advice],
-            "dimensions": {
-                name: {"score": d.score, "verdict": d.verdict, "reason": d.reason}
-                for name, d in card.dimensions.items()
-            },
+            **_answer(card),
             "truth": read_truth(reader, RunFolder(folder / "score"), case.concept),
             "coverage": [],
         }
@@ -164,6 +162,20 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
             result["coverage"] = coverage(host, loras[-1], history, folder, options, card)
         write_json(path, plain(result))
         return dict(plain(result))
+
+
+def _answer(card: Scorecard) -> dict[str, Any]:
+    found = {
+        "verdict": card.verdict,
+        "checkpoint": card.checkpoint,
+        "weight": card.weight,
+        "gates": card.gates,
+        "advice": [{"dimension": a.dimension, "seen": a.seen, "change": a.change} for a in card.advice],
+        "dimensions": {
+            name: {"score": d.score, "verdict": d.verdict, "reason": d.reason} for name, d in card.dimensions.items()
+        },
+    }
+    return dict(plain(found))
 
 
 def _trained(host: StandaloneHost, case: Case, folder: Path, options: argparse.Namespace) -> tuple[list[Path], Path]:

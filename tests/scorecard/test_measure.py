@@ -411,3 +411,25 @@ def test_the_quick_preset_finds_the_same_faults(fault: str, owner: set[str]) -> 
     """Six prompts of one role each, four seeds, five weights, six references."""
     run = make_run(fault, rng_seed=50, roles=QUICK, weights=(0.0, 0.3, 0.6, 0.9, 1.2), references=6)
     assert flagged(decide(run, measure(run, 200))) == owner
+
+
+@pytest.mark.parametrize("fault", ["good", "narrow"])
+def test_a_base_model_nearer_to_the_references_on_challenge_prompts_is_no_loss_of_likeness(fault: str) -> None:
+    run = make_run(fault)
+    middle = run.references.features.mean(axis=0)
+    roles = np.array([run.prompts[name].role for name in run.cells["prompt_id"]])
+    nearer = (run.cells["weight"] == 0).to_numpy() & np.isin(roles, ["challenge", "composition"])
+    features = run.features.copy()
+    features[nearer] += 0.2 * middle
+    features[nearer] /= np.linalg.norm(features[nearer], axis=1, keepdims=True)
+    measured = measure(replace(run, features=features), resamples=200)
+    kept = row(measured, "generalisation", "fidelity_kept", 1.0)
+    core, wide = (np.isin(roles, found) for found in (["plain", "fidelity"], ["challenge", "composition"]))
+    full = (run.cells["weight"] == 1.0).to_numpy()
+    gain = measured.cell_metrics["clip_i_gain"].to_numpy()
+    by_gain = gain[full & wide].mean() / gain[full & core].mean()
+    if fault == "good":
+        # the gain alone would say that much is lost, though the pictures with the LoRA are as they were
+        assert by_gain < 0.6 < kept.ci_low
+    else:
+        assert kept.ci_high < 0.6

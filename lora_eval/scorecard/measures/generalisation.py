@@ -19,7 +19,9 @@ HELD_OUT_NEEDED = 4
 def measure(context: Context) -> None:
     """Score: the smallest of the parts below, each 1 when nothing is lost and 0 when everything is.
 
-    - likeness kept: gain on challenge and composition prompts over gain on plain prompts;
+    - likeness kept: gain on challenge and composition prompts over gain on plain prompts, as such or each over
+      its own way from the base model to the references, whichever is more: a new scene makes the way longer,
+      a base model that is nearer there already makes the gain smaller, and neither is the LoRA's loss;
     - alignment kept there beyond what plain prompts keep;
     - copies: 1 - share of pictures that two witnesses call a copy (weight 0's own copies taken off);
     - diversity: (Vendi - 1) over that of weight 0 or, where lower, of as many references;
@@ -115,8 +117,12 @@ def _fidelity_kept(context: Context) -> Any:
         )
     clip_i = context.shared["clip_i"]
     there = context.draws(context.paired(clip_i) - context.paired_base(clip_i), challenge)
-    kept = there.map(lambda a, b: a / b, context.shared["gain"])
-    kept = kept.map(lambda v: np.where(shows, v, np.nan))
+    of_gain = there.map(lambda a, b: a / b, context.shared["gain"])
+    # by how far it was to go: a base model that already comes nearer on challenge prompts leaves less to gain there
+    ceiling, base = context.shared["ceiling"], context.draws(context.paired_base(clip_i), challenge)
+    relative = there.map(lambda a, z: np.where(ceiling - z < fidelity_metric.ROOM, np.nan, a / (ceiling - z)), base)
+    of_way = relative.map(lambda a, b: a / b, context.shared["relative"])
+    kept = of_gain.map(np.fmax, of_way).map(lambda v: np.where(shows, v, np.nan))
     context.add_draws(NAME, "fidelity_kept", kept, 1.0)
     context.evidence[NAME]["challenge_prompts"] = [context.grid.prompts[p] for p in challenge]
     return _stack(kept)
