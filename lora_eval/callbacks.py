@@ -16,6 +16,7 @@ from lora_eval.errors import HostError
 from lora_eval.host.current import Settings, current_host, install
 from lora_eval.host.protocol import Host
 from lora_eval.host.staging import Staging
+from lora_eval.host.webui_queue import reload_watch
 from lora_eval.jobs import queue
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ _folders: tuple[list[Path], Path | None] | None = None
 def register(folder: str) -> None:
     """Hook into the WebUI. ``folder`` is the extension's own."""
     global extension_folder
-    from modules import script_callbacks
+    from modules import script_callbacks, shared
 
     extension_folder = Path(folder)
+    reload_watch.hook(shared.state)
     install(make_host, read_settings)
     script_callbacks.on_ui_settings(add_settings)
     script_callbacks.on_ui_tabs(make_tabs)

@@ -21,7 +21,7 @@ from lora_eval.host.current import current_settings
 from lora_eval.host.protocol import Drawn, Host, HostInfo, ImageRequest, Job, LoraUse, ModelInfo, Sampling
 from lora_eval.host.staging import Staging, fits_tag
 from lora_eval.host.webui_draw import txt2img
-from lora_eval.host.webui_queue import QueueLock, WebuiJob
+from lora_eval.host.webui_queue import QueueLock, WebuiJob, reload_watch
 
 _PACKAGES = ("torch", "numpy", "pillow", "gradio", "open_clip_torch", "transformers", "safetensors")
 
@@ -41,6 +41,7 @@ class WebuiHost(Host):
 
     def __init__(self) -> None:
         self._lock = QueueLock()
+        reload_watch.guard(self._lock)
         self._job: WebuiJob | None = None
         self._run_model: tuple[str, ...] | None = None
         self._staging: Staging | None = None
@@ -202,7 +203,7 @@ class WebuiHost(Host):
             return False
         from modules import shared
 
-        return bool(shared.state.interrupted or shared.state.stopping_generation)
+        return reload_watch.stopped(shared.state)
 
     def stop_batch(self, job: Job) -> None:
         """Press the host's Interrupt for the batch that this job is drawing."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from lora_eval.errors import HostError, Interrupted
 from lora_eval.host.protocol import Drawn, ImageRequest, LoraUse, Sampling
+from lora_eval.host.webui_queue import reload_watch
 from lora_eval.log import logger
 
 # What users may have set that would change or stop a sweep. Live previews of two kinds fetch a decoder from the
@@ -62,10 +63,11 @@ def txt2img(
             except Exception as error:
                 raise _drawing_error(error, len(requests)) from error
             after()
-            if shared.state.interrupted or shared.state.stopping_generation:
+            incomplete = shared.state.interrupted or shared.state.skipped
+            if reload_watch.stopped(shared.state):
                 raise Interrupted("drawing")
-            if shared.state.skipped:
-                logger.info("Skip was pressed: the batch is incomplete and drawn again")
+            if incomplete:
+                logger.info("Skip or Reload UI was pressed: the batch is incomplete and drawn again")
                 continue
             if result.comments and "error" in str(result.comments).lower():
                 raise HostError(f"the WebUI reported: {' '.join(str(result.comments).split())}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from typing import Any, Protocol
 
 from lora_eval.host.protocol import Job
 
@@ -54,6 +54,46 @@ class QueueLock:
 
             self._owner = None
             queue_lock.release()
+
+
+class ReloadWatch:
+    """Tells the Interrupt that the host presses itself on Reload UI from a person's.
+
+    ``State.request_restart`` interrupts whatever runs before it rebuilds the page; our jobs need no page and go on.
+    """
+
+    def __init__(self) -> None:
+        self._lock: QueueLock | None = None
+        self._pending = False
+
+    def guard(self, lock: QueueLock) -> None:
+        """Look after the jobs that hold this lock."""
+        self._lock = lock
+
+    def hook(self, state: Any) -> None:
+        """Hear of Reload UI. Before the page is built: its button keeps the function that it is given then."""
+        if getattr(state, "lora_eval_hears", False):
+            return
+        restart = state.request_restart
+
+        def request_restart() -> None:
+            self._pending = self._lock is not None and self._lock.held
+            restart()
+
+        state.request_restart, state.lora_eval_hears = request_restart, True
+
+    def stopped(self, state: Any) -> bool:
+        """Whether a person asked to stop. An Interrupt of Reload UI is taken back."""
+        if not (state.interrupted or state.stopping_generation):
+            return False
+        if self._pending:
+            self._pending = False
+            state.interrupted = False
+            return False
+        return True
+
+
+reload_watch = ReloadWatch()
 
 
 class WebuiJob(Job):

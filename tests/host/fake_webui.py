@@ -47,6 +47,9 @@ class State:
     def interrupt(self) -> None:
         self.interrupted = True
 
+    def request_restart(self) -> None:
+        self.interrupt()
+
 
 class Processing:
     """``StableDiffusionProcessingTxt2Img``: keeps what it was given."""

@@ -58,9 +58,15 @@ def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         lora_eval_allow_dir=[], lora_eval_output_dir=None,
     )  # fmt: skip
     site = SimpleNamespace(registered=registered, flags=flags, opts=Options(added={}), gradio_users=[], root=tmp_path)
+    state = SimpleNamespace(request_restart=lambda: None)
     parts = {
         "script_callbacks": {f"on_{n}": on(n) for n in ("ui_settings", "ui_tabs", "app_started", "script_unloaded")},
-        "shared": {"opts": site.opts, "cmd_opts": flags, "OptionInfo": OptionInfo},
+        "shared": {
+            "state": state,
+            "opts": site.opts,
+            "cmd_opts": flags,
+            "OptionInfo": OptionInfo,
+        },
         "paths_internal": {"data_path": str(tmp_path), "default_output_dir": str(tmp_path / "outputs")},
         "initialize_util": {"get_gradio_auth_creds": lambda: iter(site.gradio_users)},
         "call_queue": {},

@@ -12,6 +12,7 @@ import pytest
 
 from lora_eval.errors import HostError, Interrupted, LoraFileError
 from lora_eval.host.protocol import ImageRequest, LoraUse, Sampling
+from lora_eval.host.webui_queue import reload_watch
 from tests.host import fake_webui as fakes
 
 SAMPLING = Sampling(sampler="Euler", steps=4, cfg_scale=5.0, width=64, height=96, clip_skip=1)
@@ -259,6 +260,25 @@ def test_skip_draws_the_batch_again(webui: Any, host: Any) -> None:
     webui.on_draw = skip_first
     assert len(host.generate(requests("a cat"), SAMPLING)) == 1
     assert len(webui.calls) == 2
+
+
+def test_reload_ui_interrupts_the_batch_and_it_is_drawn_again(webui: Any, host: Any) -> None:
+    reload_watch.hook(webui.state)
+    webui.on_draw = lambda call: webui.state.request_restart() if call == 1 else None
+    with host.job("sweep", 4) as job:
+        assert len(host.generate(requests("a cat"), SAMPLING)) == 1
+        assert len(webui.calls) == 2 and not job.interrupted
+        webui.on_draw = lambda call: webui.state.interrupt()
+        with pytest.raises(Interrupted):
+            host.generate(requests("a cat"), SAMPLING)
+
+
+def test_reload_ui_while_nothing_of_ours_runs_swallows_no_later_interrupt(webui: Any, host: Any) -> None:
+    reload_watch.hook(webui.state)
+    webui.state.request_restart()
+    webui.on_draw = lambda call: webui.state.interrupt()
+    with pytest.raises(Interrupted):
+        host.generate(requests("a cat"), SAMPLING)
 
 
 def test_fewer_pictures_than_asked_is_an_error(webui: Any, host: Any) -> None:

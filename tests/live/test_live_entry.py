@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 import urllib.error
 import urllib.request
 from typing import Any
 
 import pytest
+
+from tests.live.client import HttpError
 
 
 def test_health(webui: Any) -> None:
@@ -45,3 +49,18 @@ def test_credentials_are_those_of_the_host(webui: Any) -> None:
         assert webui.status(path, auth=None) == 401
         assert webui.status(path, auth="nobody:nothing") == 401
         assert webui.status(path) == 200
+
+
+def test_reload_ui_leaves_the_running_job_alone(webui: Any) -> None:
+    before = webui.inside()
+    id = webui.train(max_steps=60)
+    webui.until(id, lambda state: state["done"] >= 2)
+    webui.call("/lora-eval-probe/reload", {})
+    state: dict[str, Any] = {}
+    while state.get("status") not in ("finished", "failed", "interrupted"):
+        time.sleep(0.2)
+        # for some seconds there are no routes: the page is being built anew
+        with contextlib.suppress(HttpError, OSError):
+            state = webui.job(id)
+    assert (state["status"], state["done"]) == ("finished", 60), state["error"]
+    assert webui.inside()["hooks"] == before["hooks"]

@@ -81,6 +81,11 @@ def start(demo, app):
         with queue_lock:
             return state()
 
+    @app.post("/lora-eval-probe/reload")
+    def post_reload():
+        shared.state.request_restart()
+        return {}
+
     @app.post("/lora-eval-probe/break/{stage}/{after}")
     def post_break(stage: str, after: int):
         break_at(stage, after)
