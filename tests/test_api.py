@@ -306,7 +306,8 @@ def locked(tmp_path: Path) -> TestClient:
 
 
 EVERY_ROUTE = [
-    ("GET", "/health"), ("POST", "/train"), ("POST", "/score"), ("POST", "/check"), ("GET", "/jobs"), ("GET", "/jobs/x"),
+    ("GET", "/health"), ("POST", "/train"), ("POST", "/score"), ("POST", "/check"), ("GET", "/jobs"),
+    ("GET", "/jobs/x"),
     ("POST", "/jobs/x/interrupt"), ("GET", "/runs"), ("GET", "/runs/x/cells.csv"), ("GET", "/runs/x/images/y.png"),
 ]  # fmt: skip
 
