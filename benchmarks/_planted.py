@@ -96,11 +96,11 @@ class Case:
         return SUBJECTS[(SUBJECTS.index(self.concept) + 1) % len(SUBJECTS)] if self.kind == "wrong" else self.concept
 
 
-def cases(kinds: Sequence[str], each: int, seed: int = 0) -> list[Case]:
+def cases(kinds: Sequence[str], each: int, seed: int = 0, concepts: Sequence[str] = SUBJECTS) -> list[Case]:
     """``each`` LoRAs of every kind, one of every kind before the second of any, over subjects and seeds."""
     order = list(KINDS)
     return [
-        Case(kind, SUBJECTS[(n + order.index(kind)) % len(SUBJECTS)], seed + 100 * n + order.index(kind))
+        Case(kind, concepts[(n + order.index(kind)) % len(concepts)], seed + 100 * n + order.index(kind))
         for n in range(each)
         for kind in kinds
     ]

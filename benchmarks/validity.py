@@ -43,7 +43,7 @@ from lora_eval.scorecard.plan import Cell, Plan
 from lora_eval.scorecard.run import report, score
 from lora_eval.scorecard.store import RunFolder
 from lora_eval.training.loop import train
-from tools.tiny_world.drawings import BACKGROUNDS, COLOURS, SHAPES, TEXTURES
+from tools.tiny_world.drawings import BACKGROUNDS, COLOURS, SHAPES, SUBJECTS, TEXTURES
 from tools.tiny_world.reader import Reader
 
 TRIGGERED = ("plain", "fidelity", "challenge", "composition")
@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
     found.add_argument("--out", type=Path, default=Path("outputs/validity"))
     found.add_argument("--resume", action="store_true", help="use what is finished in --out")
+    found.add_argument("--concepts", default=",".join(SUBJECTS), help="subjects to go round")
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--checkpoints", type=int, default=2)
     found.add_argument("--weights", default="0-1.2 [7]")
@@ -80,11 +81,15 @@ def main(argv: list[str]) -> int:
     if unknown := [name for name in kinds if name not in KINDS]:
         print(f"unknown kind {unknown[0]}; kinds are {', '.join(KINDS)}", file=sys.stderr)
         return 2
+    concepts = [name for name in options.concepts.split(",") if name]
+    if not concepts or not set(concepts) <= set(SUBJECTS):
+        print(f"unknown concept in {options.concepts!r}; concepts are {', '.join(SUBJECTS)}", file=sys.stderr)
+        return 2
     out = options.out
     if not (options.resume or options.table_only) and any(out.glob("*/result.json")):
         print(f"{out} holds results; add --resume to use them or choose another folder", file=sys.stderr)
         return 2
-    asked = cases(kinds, options.each, options.seed)
+    asked = cases(kinds, options.each, options.seed, concepts)
     failed = 0
     if not options.table_only:
         reader = Reader.load()

@@ -147,15 +147,17 @@ def test_prompts_are_read_as_they_are_written() -> None:
 @pytest.mark.slow
 def test_a_good_lora_is_told_from_an_undertrained_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
-        "--kinds", "good,undertrained", "--seed", "2", "--checkpoints", "1", "--weights", "0-1.2 [4]", "--seeds", "3",
-        "--coverage-seeds", "0", "--out", str(tmp_path),
+        "--kinds", "good,undertrained", "--concepts", "quib", "--steps", "150", "--checkpoints", "1",
+        "--weights", "0-1.2 [4]", "--seeds", "3", "--coverage-seeds", "0", "--out", str(tmp_path),
     ]  # fmt: skip
     assert validity.main(arguments) == 0
     good, under = (next(r for r in read_json(tmp_path / "results.json") if r["settings"]["kind"] == kind)
                    for kind in ("good", "undertrained"))  # fmt: skip
     assert tables.at_full_weight(good)["accuracy"] >= 0.6 and tables.at_full_weight(under)["accuracy"] <= 0.2
     assert not tables.flagged(good, "fidelity") and good["weight"] is not None
-    assert tables.flagged(under, "fidelity") is not False
+    # the shipped CLIP takes a ring for half a quib, so likeness alone is not asked to tell: the curve does
+    assert tables.flagged(under, "curve") and not tables.flagged(good, "curve")
+    assert (under["dimensions"]["fidelity"]["score"] or 0.0) < good["dimensions"]["fidelity"]["score"]
     assert tables.weight_off(good) <= 0.4
 
     # nothing is made twice, and a finished folder is not taken by mistake
