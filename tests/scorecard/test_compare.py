@@ -193,7 +193,6 @@ class TestDifferences:
         assert row.first_value == pytest.approx(wanted[0], abs=1e-6)
         assert row.difference == pytest.approx(wanted[0] - wanted[1], abs=1e-6)
 
-
     def test_two_seeds_give_one_agreement_a_prompt_and_no_false_certainty(self, two):
         for run, value in zip(two, ("0.9", "0.5"), strict=True):
             edit_cells(run, lambda row, v=value: row.update(carlos=v if row["seed"] != "3" else ""))
