@@ -103,7 +103,7 @@ def facts(cell: Any, metric: Any) -> list[list[str]]:
     found = [["prompt", str(cell["prompt"])]]
     for name, (words, digits) in CELL_FACTS.items():
         value = metric.get(name)
-        if isinstance(value, (int, float, np.number)) and not pd.isna(value):
+        if isinstance(value, (int, float, np.number)) and not np.isnan(float(value)):
             found.append([words, number(float(value), digits, sign=name.endswith(("_gain", "_delta")))])
     nearest = metric.get("nn_name")
     if isinstance(nearest, str) and nearest:
