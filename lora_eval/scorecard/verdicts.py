@@ -107,7 +107,12 @@ def describe(
     return Dimension(name, _clip(score), bounds[0], bounds[1], row.n, verdict, reason, evidence)
 
 
-_GATE_OWNER = {"copies": "generalisation", "collapse": "generalisation", "prompt ignored": "alignment"}
+_GATE_OWNER = {
+    "copies": "generalisation",
+    "collapse": "generalisation",
+    "prompt ignored": "alignment",
+    "distortion": "strength",
+}
 
 
 def _gate_from(name: str, where: Condition, gated: dict[Condition, list[str]]) -> tuple[float, str] | None:
