@@ -26,6 +26,7 @@ from lora_eval.actions import HostGetter, ScoreOrder, check_folder, submit_score
 from lora_eval.errors import LoraEvalError, RunError
 from lora_eval.files import read_json
 from lora_eval.jobs import RUNNING, JobQueue, JobState
+from lora_eval.library import run_roots
 from lora_eval.paths import Confinement, ForbiddenPath
 from lora_eval.training.config import TrainConfig, make_config
 from lora_eval.training.templates import load_template
@@ -255,28 +256,28 @@ def _job_routes(router: APIRouter, jobs: JobQueue) -> None:
 
 
 def _run_routes(router: APIRouter, output: Callable[[], Path], confined: Confinement) -> None:
-    def run_folder(id: str) -> Path:
-        folder = confined.child(output(), id)
-        if not folder.is_dir():
+    def run_folder(id: str, *names: str) -> Path:
+        """The run's folder; of a training and a scorecard of one name, the one that holds the file asked for."""
+        folders = [folder for root in run_roots(output()) if (folder := confined.child(root, id)).is_dir()]
+        if not folders:
             raise HTTPException(404, f"there is no run {id}")
-        return folder
+        return next((folder for folder in folders if folder.joinpath(*names).exists()), folders[0])
 
     @router.get("/runs")
     def runs() -> list[dict[str, Any]]:
-        root = output()
-        folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+        folders = [path for root in run_roots(output()) if root.is_dir() for path in root.iterdir() if path.is_dir()]
         found = [_summary(path) for path in folders if any((path / mark).is_file() for mark in _MARKS)]
         return sorted(found, key=lambda run: run["changed"], reverse=True)
 
     @router.get("/runs/{id}/images/{name}")
     def image(id: str, name: str) -> FileResponse:
-        return _file(confined.child(run_folder(id) / "images", name), "image/png")
+        return _file(confined.child(run_folder(id, "images") / "images", name), "image/png")
 
     @router.get("/runs/{id}/{name}")
     def run_file(id: str, name: str) -> FileResponse:
         if name not in RUN_FILES:
             raise HTTPException(404, f"a run has no {name}; it has {', '.join(RUN_FILES)} and images/")
-        return _file(run_folder(id) / name, RUN_FILES[name])
+        return _file(run_folder(id, name) / name, RUN_FILES[name])
 
 
 def _file(path: Path, kind: str) -> FileResponse:

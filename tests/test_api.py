@@ -263,6 +263,20 @@ def test_runs_and_their_files(site: Any) -> None:
     assert get(site, "/runs/bird/cells.csv").status_code == 404
 
 
+def test_training_runs_lie_one_folder_deeper_where_the_output_folder_has_another_name(site: Any) -> None:
+    output = site.root / "output"
+    write_json(output / "fox" / "plan.json", {})
+    (output / "fox" / "cells.csv").write_text("run,lora\n")
+    for name in ("fox", "hen"):
+        write_json(output / "lora-eval" / name / "run.json", {})
+        (output / "lora-eval" / name / "history.csv").write_text(f"step,{name}\n")
+    listed = {(entry["id"], entry["kind"]) for entry in get(site, "/runs").json()}
+    assert listed == {("fox", "score"), ("fox", "train"), ("hen", "train")}
+    assert get(site, "/runs/hen/history.csv").text == "step,hen\n"
+    assert get(site, "/runs/fox/history.csv").text == "step,fox\n"
+    assert get(site, "/runs/fox/cells.csv").text == "run,lora\n"
+
+
 def test_no_output_folder_yet_is_an_empty_list(site: Any) -> None:
     (site.root / "output").rmdir()
     assert get(site, "/runs").json() == []

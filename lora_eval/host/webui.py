@@ -132,6 +132,12 @@ class WebuiHost(Host):
 
     def refresh_loras(self) -> None:
         networks().list_available_networks()
+        # the cards' directory listings are cached apart from the list (modules/ui_extra_networks.py, ``lister``); a
+        # file or card written since stays unseen until they are dropped. Older WebUIs cache none
+        pages = getattr(sys.modules.get("modules.ui_extra_networks"), "extra_pages", ())
+        for lister in (getattr(page, "lister", None) for page in list(pages)):
+            if lister is not None:
+                lister.reset()
 
     @property
     def staging(self) -> Staging:

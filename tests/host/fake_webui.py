@@ -91,6 +91,7 @@ class FakeWebui:
         self.lock = threading.Lock()
         self.checkpoint = "models/a.safetensors"
         self.listed = 0
+        self.cards_dropped = 0
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Put the modules into ``sys.modules`` until the test is over."""
@@ -109,6 +110,10 @@ class FakeWebui:
             "processing": SimpleNamespace(
                 StableDiffusionProcessingTxt2Img=Processing,
                 process_images=self.process_images,
+            ),
+            # the second page is that of an extension written before listings were cached
+            "ui_extra_networks": SimpleNamespace(
+                extra_pages=[SimpleNamespace(lister=SimpleNamespace(reset=self.drop_cards)), SimpleNamespace()]
             ),
             "sd_samplers": SimpleNamespace(all_samplers=[SimpleNamespace(name="Euler"), SimpleNamespace(name="DDIM")]),
         }
@@ -136,6 +141,9 @@ class FakeWebui:
     def list_all(self) -> None:
         self.listed += 1
         self.available.clear()
+
+    def drop_cards(self) -> None:
+        self.cards_dropped += 1
 
     def process_images(self, p: Processing) -> Any:
         self.calls.append(p)

@@ -107,6 +107,11 @@ def test_a_checkpoint_elsewhere_is_lent_for_the_job_and_taken_back(webui: Any, h
     assert list(webui.lora_dir.iterdir()) == [] and webui.listed == 1 and path.is_file()
 
 
+def test_refreshing_drops_the_cached_listing_that_would_hide_a_new_card(webui: Any, host: Any) -> None:
+    host.refresh_loras()
+    assert (webui.listed, webui.cards_dropped) == (1, 1)
+
+
 @pytest.mark.parametrize("stem", ["a:b", "a,b", "a b", "a>b", "a=b"])
 def test_a_stem_that_a_tag_cannot_hold_is_lent_under_another(webui: Any, host: Any, stem: str) -> None:
     path = lora_at(webui.lora_dir / f"{stem}.safetensors")

@@ -1,0 +1,130 @@
+"""A person's whole way through a running WebUI, in a real browser: train, interrupt, train again, score, download.
+
+Needs playwright and Debian's chromium beside ``--webui-url``.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATIENCE = 240_000
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+SETTINGS = """\
+resolution: 64
+max_steps: {steps}
+batch_size: 2
+save_steps: {steps}
+lora_rank: 4
+learning_rate: 0.001
+validation_fraction: 0
+sample_steps: {steps}
+sample_prompts: [zorp]
+sampler_steps: 2
+"""
+SCORECARD = {
+    "what": {"weights": "0, 0.7", "seeds": "2", "prompts": "2", "trigger": "zorp", "class_word": "bird"},
+    "how": {"steps": "3", "width": "64", "height": "64"},
+}
+
+
+@pytest.fixture
+def page(webui: Any) -> Iterator[Any]:
+    """The WebUI's page; at its end our scripts may have thrown nothing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs chromium on this machine")
+    thrown: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        made = browser.new_page(viewport={"width": 1360, "height": 1000}, accept_downloads=True)
+        made.set_default_timeout(PATIENCE)
+        made.on("pageerror", lambda error: thrown.append(f"{error} {error.stack}"))
+        made.goto(webui.url, wait_until="domcontentloaded")
+        yield made
+        browser.close()
+    assert [line for line in thrown if "loraEval" in line or "lora_eval" in line] == []
+
+
+def show(page: Any, tab: str, title: str) -> None:
+    """Open one of our tabs and wait until it polls."""
+    page.locator("#tabs button", has_text=title).locator("visible=true").first.click()
+    page.wait_for_selector(f"#lora_eval_{tab}_tab", state="visible")
+    page.wait_for_selector(f"#lora_eval_{tab}_tick [data-le-tick]", state="attached")
+
+
+def fill(page: Any, id: str, words: str) -> None:
+    page.fill(f"#{id} textarea, #{id} input", words)
+
+
+def settings(page: Any, steps: int) -> None:
+    """Paste a training config of a few steps."""
+    fill(page, "lora_eval_train_yaml", SETTINGS.format(steps=steps))
+    page.click("#lora_eval_train_yaml_use")
+    page.wait_for_function(
+        "steps => document.querySelector('#lora_eval_train_max_steps input').value === steps", arg=str(steps)
+    )
+
+
+def train(page: Any, folder: Path, name: str) -> Any:
+    """Fill folder, name and trigger, press Train; returns the job's box."""
+    fill(page, "lora_eval_train_folder", str(folder))
+    fill(page, "lora_eval_train_name", name)
+    fill(page, "lora_eval_train_trigger", "zorp")
+    page.click("#lora_eval_train_start")
+    return page.locator("#lora_eval_train_job", has_text=name)
+
+
+def status(box: Any, name: str) -> None:
+    box.locator(f'[data-le-status="{name}"]').wait_for()
+
+
+def test_the_whole_way(webui: Any, page: Any) -> None:
+    name = f"live-browser-{time.time_ns()}"
+    first, second = f"{name}-first", f"{name}-second"
+    show(page, "train", "LoRA Train")
+    page.locator("#lora_eval_train_yaml_group").get_by_text("Settings as YAML").click()
+    settings(page, 60)
+    box = train(page, webui.data / "lora-eval-live", first)
+    status(box, "running")
+    page.wait_for_function(
+        "() => Number((document.querySelector('#lora_eval_train_job')?.innerText.match(/(\\d+) \\/ 60/) || [])[1]) >= 2"
+    )
+    page.click("#lora_eval_train_interrupt")
+    status(box, "interrupted")
+    settings(page, 6)
+    box = train(page, webui.data / "lora-eval-live", second)
+    status(box, "finished")
+    page.wait_for_selector("#lora_eval_train_loss svg")
+    page.wait_for_selector("#lora_eval_train_film img")
+    lora = webui.data / "models" / "Lora" / f"{second}.safetensors"
+    assert lora.is_file()
+
+    show(page, "score", "LoRA Scorecard")
+    page.click("#lora_eval_score_refresh")
+    choice = page.locator("#lora_eval_score_loras")
+    choice.locator("input").first.fill(second)
+    choice.locator("[role=option]", has_text=second).first.click()
+    for group, title in (("what", "What is drawn"), ("how", "How it is drawn")):
+        page.locator(f"#lora_eval_score_{group}").get_by_text(title).click()
+        for id, words in SCORECARD[group].items():
+            fill(page, f"lora_eval_score_{id}", words)
+    fill(page, "lora_eval_score_encoder", str(webui.data / "models" / "lora-eval-live-clip"))
+    page.click("#lora_eval_score_start")
+    box = page.locator("#lora_eval_score_job", has_text=second)
+    box.locator('[data-le-status="finished"], [data-le-status="failed"]').wait_for()
+    assert box.locator('[data-le-status="finished"]').count(), box.inner_text()
+    page.wait_for_selector("#lora_eval_score_verdict .lora-eval-sentence")
+    with page.expect_download() as download:
+        page.locator("#lora_eval_score_files tr", has_text="cells").locator("a").first.click()
+    with open(download.value.path(), newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {float(row["weight"]) for row in rows} == {0.0, 0.7} and len(rows) == 8
+    lora.unlink()
