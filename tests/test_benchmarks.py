@@ -1,0 +1,62 @@
+"""The benches say what the numbers say: thresholds and same features, on planted results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("diffusers")
+pytest.importorskip("open_clip")
+
+from benchmarks import embedding, hard_negatives
+from benchmarks.training import Rounds
+
+
+def pair(fidelity: tuple[float, float], leak: tuple[float, float], seed: int = 0) -> dict[str, Any]:
+    rest = {"seed": seed, "attributes": 1.0, "kept": 1.0, "near": 0.0}
+    return {
+        arm: {**rest, "fidelity": f, "leak": x} for arm, f, x in zip(hard_negatives.ARMS, fidelity, leak, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("pairs", "good"),
+    [
+        ([pair((0.90, 0.88), (0.40, 0.27))], True),
+        ([pair((0.90, 0.88), (0.40, 0.30))], False),
+        ([pair((0.90, 0.80), (0.40, 0.00))], False),
+        ([pair((0.90, 0.80), (0.40, 0.10)), pair((0.90, 0.98), (0.40, 0.10), 1)], True),
+    ],
+)
+def test_hard_negatives_hold_when_leak_is_down_by_30_percent_at_fidelity_within_3(
+    pairs: list[dict[str, Any]], good: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hard_negatives.show(pairs) is good
+    out = capsys.readouterr().out
+    table = [line for line in out.splitlines() if line.startswith("|")]
+    assert len(table) == 3 + len(pairs) and len({line.count("|") for line in table}) == 1
+    assert f"n = {len(pairs)} pairs" in out
+
+
+def test_steps_alternate_and_neither_warm_up_nor_the_last_step_is_counted() -> None:
+    order: list[str] = []
+    job = Rounds(5, lambda: order.append("other"))
+    for _ in range(job.total):
+        order.append("ours")
+        job.advance()
+    assert order == ["ours", "other"] * job.total
+    assert len(job.ours) == len(job.others) == 4
+
+
+def test_speeds_of_different_features_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Turned:
+        batch_size, _model = 4, None
+
+        def embed_images(self, images: list[Any]) -> np.ndarray:
+            return np.eye(2)[: len(images)]
+
+    monkeypatch.setattr(embedding, "bare", lambda model, batch: lambda images: np.eye(2)[::-1][: len(images)])
+    with pytest.raises(ValueError, match="features differ"):
+        embedding.compare("x", Turned(), embedding.pictures(2, 8), 1)  # type: ignore[arg-type]
