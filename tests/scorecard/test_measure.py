@@ -433,3 +433,16 @@ def test_a_base_model_nearer_to_the_references_on_challenge_prompts_is_no_loss_o
         assert by_gain < 0.6 < kept.ci_low
     else:
         assert kept.ci_high < 0.6
+
+
+def test_the_style_spread_has_an_interval_where_one_prompt_holds_most_of_the_base_models_spread() -> None:
+    run = make_run("good", roles=("plain", "fidelity", "challenge", "composition", "unrelated"))
+    rng = np.random.default_rng(0)
+    with_lora = (run.cells["weight"] > 0).to_numpy()
+    uneven = np.where(run.cells["prompt_id"] == "plain-0", 3.0, 0.1)
+    styles = rng.normal(size=run.styles.shape) * np.where(with_lora, 12.0, uneven)[:, None]
+    found = measure(replace(run, styles=styles.astype(np.float32)), resamples=300)
+    for weight in (0.4, 0.8, 1.2):
+        ratio = row(found, "consistency", "style_spread_ratio", weight)
+        assert ratio.ci_low is not None and ratio.ci_high is not None
+        assert 1.0 < ratio.ci_low < ratio.value < ratio.ci_high

@@ -13,6 +13,8 @@ from lora_eval.scorecard.statistics import Draws, wilson
 DRIFTING = 4.0
 # a change smaller than this share of the distance between two seeds is no effect
 NO_EFFECT = 0.1
+# the base model's variance of style is taken for no smaller than this share of its estimate
+SPREAD_FLOOR = 0.1
 NAME = "consistency"
 
 
@@ -92,7 +94,9 @@ def measure(context: Context) -> None:
     seed_spread = _seed_spread(base_features, base_rows >= 0)
     ceiling = _carlos_ceiling(base_features, base_rows >= 0, context)
     style, style_0 = context.draws(cubes["style"], every), context.draws(cubes["style_0"], every)
-    spread = style.map(lambda w, zero: np.sqrt(np.clip(w, 0, None) / zero), style_0)
+    # stretched draws of a small base spread may fall to 0 and below: a ratio to nothing would leave no interval
+    floor = SPREAD_FLOOR * style_0.estimate
+    spread = style.map(lambda w, zero: np.sqrt(np.clip(w, 0, None) / np.maximum(zero, floor)), style_0)
     references = data.references
 
     context.columns.update(effect=columns["effect"], carlos=columns["carlos"], drift_z=columns["drift_z"])
