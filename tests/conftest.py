@@ -15,6 +15,15 @@ settings.register_profile(
 settings.load_profile("default")
 
 
+@pytest.fixture(autouse=True)
+def _own_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host or settings that a test installs for the whole program are gone after it."""
+    from lora_eval.host import current
+
+    for name in ("_make", "_settings", "_host"):
+        monkeypatch.setattr(current, name, getattr(current, name))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
 
