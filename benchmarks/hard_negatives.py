@@ -1,6 +1,6 @@
 """Do hard negatives lower the leak at equal fidelity? Pairs of LoRAs, with and without, judged by the attribute reader.
 
-    python -m benchmarks hard_negatives [--concept mave] [--seeds 5] [--weight 1] [--start 0.5] [--out DIR]
+    python -m benchmarks hard_negatives [--concept quib] [--steps 150] [--seeds 5] [--weight 0.3] [--out DIR]
 
 Both LoRAs of a pair share seed, pictures and settings. Leak: the reader's mean probability of the concept on prompts
 that name another shape and no trigger; the negatives of the training hold no shape's name, they are the training
@@ -36,12 +36,12 @@ ARMS = ("without", "with")
 def main(argv: list[str]) -> int:
     """Print the table; 0 when over all seeds the leak is down by 30 % and fidelity within 3 %."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks hard_negatives")
-    parser.add_argument("--concept", choices=SUBJECTS, default="mave")
+    parser.add_argument("--concept", choices=SUBJECTS, default="quib")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--weight", type=float, default=1.0)
+    parser.add_argument("--weight", type=float, default=0.3)
     parser.add_argument("--start", type=float, default=0.5)
-    parser.add_argument("--steps", type=int, default=None, help="default: the concept's recipe")
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--pictures", type=int, default=49, help="drawn for each kind of prompt")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 def run(out: Path, reader: Reader, arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Train and read one LoRA; the stored result when it is finished. Raises RunError when another process has it."""
     weight = options.weight if arm == "with" else 0.0
-    steps = options.steps or RECIPES[options.concept][1]
+    steps = options.steps
     about = {"concept": options.concept, "seed": seed, "weight": weight, "steps": steps, "pictures": options.pictures}
     if weight:
         about["start"] = options.start
