@@ -86,10 +86,12 @@ def main(argv: list[str]) -> int:
         print(f"unknown concept in {options.concepts!r}; concepts are {', '.join(SUBJECTS)}", file=sys.stderr)
         return 2
     out = options.out
-    if not (options.resume or options.table_only) and any(out.glob("*/result.json")):
+    if not (options.resume or options.table_only or options.measure_again) and any(out.glob("*/result.json")):
         print(f"{out} holds results; add --resume to use them or choose another folder", file=sys.stderr)
         return 2
     asked = cases(kinds, options.each, options.seed, concepts)
+    if options.measure_again:
+        asked = [case for case in asked if (out / case.name / "result.json").exists()]
     failed = 0
     if not options.table_only:
         reader = Reader.load()
