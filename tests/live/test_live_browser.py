@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 240_000
+PATIENCE = 120_000
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 SETTINGS = """\
@@ -68,9 +68,8 @@ def settings(page: Any, steps: int) -> None:
     """Paste a training config of a few steps."""
     fill(page, "lora_eval_train_yaml", SETTINGS.format(steps=steps))
     page.click("#lora_eval_train_yaml_use")
-    page.wait_for_function(
-        "steps => document.querySelector('#lora_eval_train_max_steps input').value === steps", arg=str(steps)
-    )
+    taken = "steps => document.querySelector('#lora_eval_train_max_steps :is(input, textarea)')?.value === steps"
+    page.wait_for_function(taken, arg=str(steps))
 
 
 def train(page: Any, folder: Path, name: str) -> Any:
@@ -84,6 +83,23 @@ def train(page: Any, folder: Path, name: str) -> Any:
 
 def status(box: Any, name: str) -> None:
     box.locator(f'[data-le-status="{name}"]').wait_for()
+
+
+def choose(page: Any, lora: str) -> None:
+    """Refresh the list of LoRAs and take one; the list is filtered as it is when one types."""
+    page.click("#lora_eval_score_refresh")
+    box = page.locator("#lora_eval_score_loras")
+    typed, option = box.locator("input").first, box.locator("ul.options li", has_text=lora).first
+    until = time.monotonic() + PATIENCE / 1000
+    while not option.is_visible() and time.monotonic() < until:
+        typed.fill("")
+        typed.click()
+        typed.fill(lora)
+        page.wait_for_timeout(500)
+    option.click()
+    # the open list would lie over what is clicked next
+    typed.blur()
+    option.wait_for(state="hidden")
 
 
 def test_the_whole_way(webui: Any, page: Any) -> None:
@@ -108,10 +124,7 @@ def test_the_whole_way(webui: Any, page: Any) -> None:
     assert lora.is_file()
 
     show(page, "score", "LoRA Scorecard")
-    page.click("#lora_eval_score_refresh")
-    choice = page.locator("#lora_eval_score_loras")
-    choice.locator("input").first.fill(second)
-    choice.locator("[role=option]", has_text=second).first.click()
+    choose(page, second)
     for group, title in (("what", "What is drawn"), ("how", "How it is drawn")):
         page.locator(f"#lora_eval_score_{group}").get_by_text(title).click()
         for id, words in SCORECARD[group].items():
