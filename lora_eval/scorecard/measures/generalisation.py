@@ -13,6 +13,7 @@ from lora_eval.scorecard.metrics import generalisation as metric
 from lora_eval.scorecard.statistics import Draws, wilson
 
 NAME = "generalisation"
+VARIETY_FLOOR = 0.1
 HELD_OUT_NEEDED = 4
 
 
@@ -156,10 +157,13 @@ def _diversity(context: Context) -> Any:
     every = list(range(vendi.shape[1]))
     ceiling = ceiling if np.isfinite(ceiling) else np.inf
 
-    def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a - 1.0) / np.maximum(np.minimum(b, ceiling) - 1.0, 1e-9)
-
     here, zero = context.draws(vendi, every), context.draws(base, every)
+    # a resample of few prompts can hold next to no variety of the base model: the ratio must not run away there
+    floor = np.maximum(VARIETY_FLOOR * (np.minimum(zero.estimate, ceiling) - 1.0), 1e-9)
+
+    def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a - 1.0) / np.maximum(np.minimum(b, ceiling) - 1.0, floor)
+
     kept = here.map(ratio, zero)
     context.add_draws(NAME, "diversity_kept", kept, 1.0, bounds=(0.0, np.inf))
     context.add_draws(NAME, "vendi_ratio", here.map(lambda a, b: a / b, zero), 1.0, bounds=(0.0, np.inf))
