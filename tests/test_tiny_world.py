@@ -85,7 +85,7 @@ def test_example_datasets(concept: str) -> None:
             shipped, again = (np.asarray(one, dtype=int) for one in (image.convert("RGB"), render(drawing)))
             # Pillow 9 and 12 round a few edge pixels of the styles differently, by 4 levels at most
             assert np.abs(shipped - again).max() <= 4
-            assert (shipped != again).mean() < 0.005
+            assert (shipped != again).mean() < 0.02
 
 
 def test_asset_sizes() -> None:
