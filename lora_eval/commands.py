@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import shutil
 import signal
@@ -69,12 +70,8 @@ class _Progress:
 
 
 def _host(arguments: argparse.Namespace, progress: _Progress, output: Path | None = None) -> StandaloneHost:
-    try:
-        import diffusers  # noqa: F401  # only to say at once, and in one line, that it is missing
-    except ImportError as error:
-        raise HostError(
-            f"the standalone host needs diffusers and transformers ({error}); pip install 'lora-eval[standalone]'"
-        ) from None
+    if importlib.util.find_spec("diffusers") is None:
+        raise HostError("the standalone host needs diffusers and transformers; pip install 'lora-eval[standalone]'")
     from lora_eval.host.standalone import StandaloneHost
 
     model = getattr(arguments, "model", None)
@@ -325,10 +322,8 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def ui(arguments: argparse.Namespace) -> int:
     """``ui``: both tabs on a page of their own, until Ctrl-C."""
-    try:
-        import gradio  # noqa: F401  # only to say at once, and in one line, that it is missing
-    except ImportError as error:
-        raise HostError(f"the page needs gradio ({error}); pip install 'lora-eval[ui]'") from None
+    if importlib.util.find_spec("gradio") is None:
+        raise HostError("the page needs gradio; pip install 'lora-eval[ui]'")
     from lora_eval.host.current import install
     from lora_eval.ui.standalone import launch
 
