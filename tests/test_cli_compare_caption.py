@@ -10,28 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_eval.cli import BAD, FAILED, GOOD, main
+from lora_eval.cli import BAD, FAILED, GOOD
+from tests.command_line import one_line, run
 from tests.fakes_scorecard import small_score, tree_hashes
 from tools.tiny_world.drawings import render, sample
 
 Captured = pytest.CaptureFixture[str]
-
-
-def run(capsys: Captured, *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
-    try:
-        code = main([str(one) for one in arguments])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def one_line(text: str) -> str:
-    """The only line of an error; fails when there are more."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("error: "), text
-    return lines[0]
 
 
 class TestCompare:
