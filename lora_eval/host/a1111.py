@@ -18,20 +18,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lora_eval.errors import HostError, LoraFileError
-from lora_eval.host.protocol import BorrowedModel, Conditioning, Drawn, ImageRequest, ModelInfo, Sampling
-from lora_eval.host.restore import GradientCheckpointing, freeze, kept_modules, kept_random
+from lora_eval.host.loan import WebuiLoan
+from lora_eval.host.protocol import Conditioning, ModelInfo
+from lora_eval.host.restore import freeze, kept_modules, kept_random
 from lora_eval.host.webui import WebuiHost, networks
 from lora_eval.lora.files import LoraHeader, check_fits, inspect_lora, load_lora
 from lora_eval.lora.match import is_text_encoder, pairs
 from lora_eval.lora.targets import find_targets
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _OTHER_FAMILIES = {"is_sd3": "Stable Diffusion 3", "is_ssd": "SSD-1B"}
 
@@ -154,52 +152,21 @@ class A1111Host(WebuiHost):
             raise HostError("a compiled UNet (TensorRT) is on; set Settings > Stable Diffusion > SD Unet to None")
 
     @contextmanager
-    def borrow_model(self) -> Iterator[BorrowedModel]:
-        from modules import sd_models
+    def _lend(self, model: Any, info: ModelInfo) -> Iterator[WebuiLoan]:
+        from modules import devices, sd_models
 
-        with self._turn("LoRA training"):
-            model = self._load()
-            info = self._describe(model)
-            self._refuse(model)
-            with _unmerged(model), kept_random(), kept_modules([model]), torch.inference_mode(False):
-                sd_models.apply_token_merging(model, 0)
-                _hypertile_off(model)
-                sd_models.apply_alpha_schedule_override(model)
-                freeze(model)
-                model.eval()
-                borrowed = A1111Model(self, model, info)
-                try:
-                    with torch.enable_grad():
-                        yield borrowed
-                finally:
-                    borrowed.close()
+        with _unmerged(model), kept_random(), kept_modules([model]), torch.inference_mode(False):
+            sd_models.apply_token_merging(model, 0)
+            _hypertile_off(model)
+            sd_models.apply_alpha_schedule_override(model)
+            freeze(model)
+            model.eval()
+            unet, device = model.model.diffusion_model, torch.device(devices.device)
+            yield A1111Model(self.preview, model, info, unet, model.alphas_cumprod, device, _compute_dtype())
 
 
-class A1111Model(BorrowedModel):
+class A1111Model(WebuiLoan):
     """See :class:`~lora_eval.host.protocol.BorrowedModel`; made by :meth:`A1111Host.borrow_model`."""
-
-    layout = "ldm"
-
-    def __init__(self, host: A1111Host, model: Any, info: ModelInfo) -> None:
-        from modules import devices
-
-        self._host, self._model = host, model
-        self.unet: nn.Module = model.model.diffusion_model
-        self.family, self.prediction = info.family, info.prediction
-        self.device = torch.device(devices.device)
-        self.alphas_cumprod = model.alphas_cumprod.detach().to(self.device, torch.float32).clone()
-        self.compute_dtype = _compute_dtype()
-        self._checkpointing = GradientCheckpointing(self.unet)
-
-    def close(self) -> None:
-        """End the loan."""
-        self._checkpointing.set(False)
-        self._model = None
-
-    def _lent(self) -> Any:
-        if self._model is None:
-            raise HostError("the loan of the model has ended; borrow it again")
-        return self._model
 
     def encode_text(self, prompts: Sequence[str], width: int, height: int) -> Conditioning:
         from modules import devices, prompt_parser
@@ -236,13 +203,8 @@ class A1111Model(BorrowedModel):
         with devices.without_autocast() if upcast else devices.autocast():
             return self._lent().apply_model(noisy, timesteps, asked).float()
 
-    def draw(self, requests: Sequence[ImageRequest], sampling: Sampling) -> list[Drawn]:
-        self._lent()
-        return self._host.preview(requests, sampling)
-
-    def gradient_checkpointing(self, enabled: bool) -> None:
-        self._lent()
-        self._checkpointing.set(enabled)
+    def _back_on_device(self) -> None:
+        """The host's own hooks move the UNet back when ``apply_model`` is called (``--medvram``)."""
 
 
 def _host_layers(header: LoraHeader, family: str) -> int:

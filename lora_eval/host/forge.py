@@ -15,29 +15,20 @@ What the code leans on, by file of the host:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lora_eval.errors import HostError, LoraFileError
-from lora_eval.host.protocol import BorrowedModel, Conditioning, Drawn, ImageRequest, ModelInfo, Sampling
-from lora_eval.host.restore import (
-    GradientCheckpointing,
-    clone_before_norms,
-    freeze,
-    kept_modules,
-    kept_random,
-    make_ordinary,
-)
+from lora_eval.host.loan import WebuiLoan, half_precision
+from lora_eval.host.protocol import Conditioning, ModelInfo
+from lora_eval.host.restore import clone_before_norms, freeze, kept_modules, kept_random, make_ordinary
 from lora_eval.host.webui import WebuiHost, networks
 from lora_eval.lora.files import LoraHeader, check_fits, inspect_lora, load_lora
 from lora_eval.lora.match import is_text_encoder, pairs
 from lora_eval.lora.targets import find_targets
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v_prediction"}
 _PLAIN = (torch.float32, torch.float16, torch.bfloat16)
@@ -174,56 +165,27 @@ class ForgeHost(WebuiHost):
             )
 
     @contextmanager
-    def borrow_model(self) -> Iterator[BorrowedModel]:
+    def _lend(self, model: Any, info: ModelInfo) -> Iterator[WebuiLoan]:
         from modules.sd_models import model_data
 
-        with self._turn("LoRA training"):
-            model = self._load()
-            info = self._describe(model)
-            self._refuse(model)
-            self._kept_parameters = model_data.forge_loading_parameters
-            km = model.forge_objects_original.unet.model
-            try:
-                with kept_random(), _unmerged(model, info.family), kept_modules([km]), torch.inference_mode(False):
-                    # loading to the device is done; whatever it made in inference mode is ordinary from here on
-                    make_ordinary(km)
-                    freeze(km)
-                    clone_before_norms(km.diffusion_model)
-                    borrowed = ForgeModel(self, model, info)
-                    try:
-                        with torch.enable_grad():
-                            yield borrowed
-                    finally:
-                        borrowed.close()
-            finally:
-                self._kept_parameters = None
-
-
-class ForgeModel(BorrowedModel):
-    """See :class:`~lora_eval.host.protocol.BorrowedModel`; made by :meth:`ForgeHost.borrow_model`."""
-
-    layout = "ldm"
-
-    def __init__(self, host: ForgeHost, model: Any, info: ModelInfo) -> None:
-        self._host, self._model = host, model
+        self._kept_parameters = model_data.forge_loading_parameters
         patcher = model.forge_objects_original.unet
-        self._km = patcher.model
-        self.unet: nn.Module = patcher.model.diffusion_model
-        self.family, self.prediction = info.family, info.prediction
-        self.device = torch.device(patcher.load_device)
-        self.alphas_cumprod = self._km.predictor.alphas_cumprod.to(self.device, torch.float32).clone()
-        self.compute_dtype = self._km.computation_dtype
-        self._checkpointing = GradientCheckpointing(self.unet, clone=True)
+        km = patcher.model
+        try:
+            with kept_random(), _unmerged(model, info.family), kept_modules([km]), torch.inference_mode(False):
+                # loading to the device is done; whatever it made in inference mode is ordinary from here on
+                make_ordinary(km)
+                freeze(km)
+                unet, device = km.diffusion_model, torch.device(patcher.load_device)
+                clone_before_norms(unet)
+                alphas, dtype = km.predictor.alphas_cumprod, km.computation_dtype
+                yield ForgeModel(self.preview, model, info, unet, alphas, device, dtype, adds_in_place=True)
+        finally:
+            self._kept_parameters = None
 
-    def close(self) -> None:
-        """End the loan."""
-        self._checkpointing.set(False)
-        self._model = None
 
-    def _lent(self) -> Any:
-        if self._model is None:
-            raise HostError("the loan of the model has ended; borrow it again")
-        return self._model
+class ForgeModel(WebuiLoan):
+    """See :class:`~lora_eval.host.protocol.BorrowedModel`; made by :meth:`ForgeHost.borrow_model`."""
 
     def encode_text(self, prompts: Sequence[str], width: int, height: int) -> Conditioning:
         from modules import prompt_parser, shared
@@ -263,33 +225,19 @@ class ForgeModel(BorrowedModel):
         dtype = self.compute_dtype
         vector = None if cond.vector is None else cond.vector.to(dtype)
         extra = {} if vector is None else {"y": vector}
-        with self._autocast():
+        with half_precision(self.device, dtype):
             # a dictionary of its own: the default one of the host's signature is shared and written to
             predicted = self.unet(
                 noisy.to(dtype), timesteps.float(), context=cond.context.to(dtype), transformer_options={}, **extra
             )
         return predicted.float()
 
-    def draw(self, requests: Sequence[ImageRequest], sampling: Sampling) -> list[Drawn]:
-        self._lent()
-        drawn = self._host.preview(requests, sampling)
-        self._back_on_device()
-        return drawn
-
-    def gradient_checkpointing(self, enabled: bool) -> None:
-        self._lent()
-        self._checkpointing.set(enabled)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.device.type == "cuda" and self.compute_dtype in (torch.float16, torch.bfloat16):
-            return torch.autocast("cuda", dtype=self.compute_dtype)
-        return nullcontext()
-
     def _back_on_device(self) -> None:
         """The host may have moved the UNet out to make room, and moves in inference mode."""
-        _load_patchers([self._lent().forge_objects_original.unet], _TRAINING_MEMORY[self.family])
-        make_ordinary(self._km)
-        freeze(self._km)
+        patcher = self._lent().forge_objects_original.unet
+        _load_patchers([patcher], _TRAINING_MEMORY[self.family])
+        make_ordinary(patcher.model)
+        freeze(patcher.model)
 
 
 def _ordinary(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
-"""Leaving a WebUI's modules as they were found.
+"""Leaving random generators and a WebUI's modules as they were found.
 
-A snapshot holds flags, modes, hooks and patched forwards by reference, never a tensor: the hosts move and
-replace their tensors meanwhile (offloading, merging), and a kept reference would cost the model's memory again.
+A snapshot of a WebUI's modules holds flags, modes, hooks and patched forwards by reference, never a tensor: the
+hosts move and replace their tensors meanwhile (offloading, merging), and a kept reference would cost the model's
+memory again. The standalone host replaces nothing and keeps a stricter one (``standalone_borrow.ModuleState``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-_HOOKS = (
+HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -25,28 +26,42 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+"""Where a module keeps the hooks that run with it."""
 _MISSING = object()
 
 CHECKPOINTED_BLOCKS = ("BasicTransformerBlock", "ResBlock")
 """Class names of the blocks whose activations are made again in the backward pass (ldm, sgm and Forge alike)."""
 
 
+class RandomState:
+    """The state of every random generator that a borrower may move: Python's, numpy's, torch's on each device."""
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        self._numpy = np.random.get_state()
+        self._torch = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self._mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+
+    def restore(self) -> None:
+        """Put all of them back."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        torch.set_rng_state(self._torch)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+        if self._mps is not None:
+            torch.mps.set_rng_state(self._mps)
+
+
 @contextmanager
 def kept_random() -> Iterator[None]:
-    """Put every random generator back: Python's, numpy's, torch's on each device."""
-    python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    """Put every random generator back on leaving."""
+    state = RandomState()
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(torch_state)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-        if mps is not None:
-            torch.mps.set_rng_state(mps)
+        state.restore()
 
 
 class _Flags:
@@ -56,7 +71,7 @@ class _Flags:
         self.module = module
         self.training = module.training
         self.forward = module.__dict__.get("forward", _MISSING)
-        self.hooks = {table: list(getattr(module, table)) for table in _HOOKS if hasattr(module, table)}
+        self.hooks = {table: list(getattr(module, table)) for table in HOOKS if hasattr(module, table)}
         self.flags = {name: p.requires_grad for name, p in module._parameters.items() if p is not None}
 
     def restore(self) -> None:

@@ -265,7 +265,8 @@ class StandaloneHost(Host):
     @contextmanager
     def borrow_model(self) -> Iterator[BorrowedModel]:
         """See the protocol. When the borrower wrote into the model's tensors the checkpoint is read anew."""
-        from lora_eval.host.standalone_borrow import ModuleState, RandomState, StandaloneModel
+        from lora_eval.host.restore import RandomState
+        from lora_eval.host.standalone_borrow import ModuleState, StandaloneModel
 
         with self._model_lock:
             if self._on_loan:

@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 
 from lora_eval.errors import HostError
-from lora_eval.host.protocol import BorrowedModel, Conditioning, Drawn, ImageRequest, Sampling
+from lora_eval.host.loan import Loan, half_precision
+from lora_eval.host.protocol import Conditioning, Drawn, ImageRequest, Sampling
+from lora_eval.host.restore import HOOKS, kept_random
 from lora_eval.host.standalone_model import LoadedModel
 from lora_eval.host.standalone_text import TextCache, conditioning, unet_arguments
 
 _HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
+    *HOOKS,
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
 _TABLES = ("_modules", "_parameters", "_buffers")
-
-
-class RandomState:
-    """The state of every random number generator a borrower may move."""
-
-    def __init__(self) -> None:
-        self._python = random.getstate()
-        self._numpy = np.random.get_state()
-        self._torch = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        self._mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-
-    def restore(self) -> None:
-        random.setstate(self._python)
-        np.random.set_state(self._numpy)
-        torch.set_rng_state(self._torch)
-        if self._cuda:
-            torch.cuda.set_rng_state_all(self._cuda)
-        if self._mps is not None:
-            torch.mps.set_rng_state(self._mps)
 
 
 class ModuleState:
@@ -101,7 +74,7 @@ class ModuleState:
         return written
 
 
-class StandaloneModel(BorrowedModel):
+class StandaloneModel(Loan[LoadedModel]):
     """See :class:`~lora_eval.host.protocol.BorrowedModel`; made by ``StandaloneHost.borrow_model``."""
 
     layout = "diffusers"
@@ -112,25 +85,14 @@ class StandaloneModel(BorrowedModel):
         texts: TextCache,
         draw: Callable[[Sequence[ImageRequest], Sampling], list[Drawn]],
     ) -> None:
-        self._model: LoadedModel | None = model
+        super().__init__(model, model.info)
         self._texts = texts
         self._draw = draw
         self.unet = model.unet
-        self.family = model.info.family
-        self.prediction = model.info.prediction
         # a copy: the schedule is not to be changed through the loan
         self.alphas_cumprod = model.alphas_cumprod.clone()
         self.device = model.device
         self.compute_dtype = model.dtype
-
-    def close(self) -> None:
-        """End the loan; every later call is refused."""
-        self._model = None
-
-    def _lent(self) -> LoadedModel:
-        if self._model is None:
-            raise HostError("the loan of the model has ended; borrow it again")
-        return self._model
 
     def encode_text(self, prompts: Sequence[str], width: int, height: int) -> Conditioning:
         self._lent()
@@ -151,7 +113,7 @@ class StandaloneModel(BorrowedModel):
 
     def denoise(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning) -> torch.Tensor:
         model = self._lent()
-        with self._autocast(model):
+        with half_precision(model.device, model.dtype):
             output = model.unet(
                 noisy.to(model.dtype), timesteps, return_dict=False, **unet_arguments(cond, model.dtype)
             )[0]
@@ -159,17 +121,15 @@ class StandaloneModel(BorrowedModel):
 
     def draw(self, requests: Sequence[ImageRequest], sampling: Sampling) -> list[Drawn]:
         model = self._lent()
-        random_state = RandomState()
         modes = [(module, module.training) for module in model.unet.modules()]
         try:
             for module, _ in modes:
                 module.training = False
-            with torch.no_grad():
+            with kept_random(), torch.no_grad():
                 return self._draw(requests, sampling)
         finally:
             for module, mode in modes:
                 module.training = mode
-            random_state.restore()
 
     def gradient_checkpointing(self, enabled: bool) -> None:
         unet = self._lent().unet
@@ -184,9 +144,3 @@ class StandaloneModel(BorrowedModel):
         for module in unet.modules():
             if isinstance(module, torch.nn.modules.dropout._DropoutNd):
                 module.eval()
-
-    @staticmethod
-    def _autocast(model: LoadedModel) -> AbstractContextManager[Any]:
-        if model.device.type == "cuda" and model.dtype != torch.float32:
-            return torch.autocast("cuda", dtype=model.dtype)
-        return nullcontext()

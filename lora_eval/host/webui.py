@@ -14,14 +14,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import HostError, LoraFileError
 from lora_eval.host.current import current_settings
-from lora_eval.host.protocol import Drawn, Host, HostInfo, ImageRequest, Job, LoraUse, ModelInfo, Sampling
+from lora_eval.host.protocol import (
+    BorrowedModel,
+    Drawn,
+    Host,
+    HostInfo,
+    ImageRequest,
+    Job,
+    LoraUse,
+    ModelInfo,
+    Sampling,
+)
 from lora_eval.host.staging import Staging, fits_tag
 from lora_eval.host.webui_draw import txt2img
 from lora_eval.host.webui_queue import QueueLock, WebuiJob, reload_watch
+
+if TYPE_CHECKING:
+    from lora_eval.host.loan import WebuiLoan
 
 _PACKAGES = ("torch", "numpy", "pillow", "gradio", "open_clip_torch", "transformers", "safetensors")
 
@@ -84,6 +97,14 @@ class WebuiHost(Host):
     @abstractmethod
     def _pinned(self) -> AbstractContextManager[None]:
         """While inside, the host draws with the model in memory even when the user chose another meanwhile."""
+
+    @abstractmethod
+    def _refuse(self, model: Any) -> None:
+        """Raise HostError for a way of holding the model that training cannot work with."""
+
+    @abstractmethod
+    def _lend(self, model: Any, info: ModelInfo) -> AbstractContextManager[WebuiLoan]:
+        """The loaded model without any LoRA, frozen, as a loan; put back on leaving. Called with the queue held."""
 
     # -- who and where ----------------------------------------------------------------------------
 
@@ -287,6 +308,23 @@ class WebuiHost(Host):
     def _shown(self) -> None:
         if self._job is not None:
             self.show(self._job)
+
+    # -- training ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def borrow_model(self) -> Iterator[BorrowedModel]:
+        import torch
+
+        with self._turn("LoRA training"):
+            model = self._load()
+            info = self._describe(model)
+            self._refuse(model)
+            with self._lend(model, info) as loan:
+                try:
+                    with torch.enable_grad():
+                        yield loan
+                finally:
+                    loan.close()
 
     # -- LoRA files -------------------------------------------------------------------------------
 

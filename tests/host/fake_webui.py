@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from lora_eval.errors import LoraFileError
-from lora_eval.host.protocol import BorrowedModel, ModelInfo
+from lora_eval.errors import HostError, LoraFileError
+from lora_eval.host.loan import WebuiLoan
+from lora_eval.host.protocol import Conditioning, ModelInfo
 from lora_eval.host.webui import WebuiHost
 
 
@@ -181,6 +183,7 @@ class FakeHost(WebuiHost):
         super().__init__()
         self.webui = webui
         self.forgotten = 0
+        self.loans: list[FakeLoan] = []
         self.layers = 3
 
     def _loaded(self) -> Any:
@@ -207,8 +210,6 @@ class FakeHost(WebuiHost):
         return self.layers
 
     def _check_applied(self, path: Path, name: str, weight: float, layers: int) -> None:
-        from lora_eval.errors import HostError
-
         net = next((net for net in self.webui.loaded if net.name == name), None)
         if net is None:
             raise HostError(f"LoRA {name} was not loaded")
@@ -217,7 +218,31 @@ class FakeHost(WebuiHost):
     def _pinned(self) -> Any:
         return nullcontext()
 
+    def _refuse(self, model: Any) -> None:
+        if Path(model).stem == "fp8":
+            raise HostError("training cannot work on FP8 weights; switch them off")
+
     @contextmanager
-    def borrow_model(self) -> Iterator[BorrowedModel]:
-        raise NotImplementedError
-        yield
+    def _lend(self, model: Any, info: ModelInfo) -> Iterator[Any]:
+        loan = FakeLoan(
+            self.preview, model, info, torch.nn.Identity(), torch.ones(4), torch.device("cpu"), torch.float32
+        )
+        self.loans.append(loan)
+        yield loan
+
+
+class FakeLoan(WebuiLoan):
+    """The shared half of the loans; nothing of it computes."""
+
+    def _back_on_device(self) -> None:
+        """There is one device."""
+
+    def encode_text(self, prompts: Sequence[str], width: int, height: int) -> Conditioning:
+        return Conditioning(torch.zeros(len(prompts), 1, 1))
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        self._lent()
+        return pixels
+
+    def denoise(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning) -> torch.Tensor:
+        return noisy

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lora_eval.errors import HostError, Interrupted, LoraFileError
 from lora_eval.host.protocol import ImageRequest, LoraUse, Sampling
@@ -331,3 +332,37 @@ def test_a_switched_checkpoint_is_noticed(webui: Any, host: Any, when: str) -> N
     assert len(webui.calls) == (1 if when == "before the batch" else 2)
     with host.job("a new run", 4):
         host.generate(requests("a cat"), SAMPLING)
+
+
+# -- the loan ------------------------------------------------------------------------------------------
+
+
+def test_a_loan_holds_the_queue_draws_in_it_and_ends(webui: Any, host: Any) -> None:
+    with host.borrow_model() as loan:
+        assert webui.lock.locked() and torch.is_grad_enabled() and loan.layout == "ldm"
+        assert len(loan.draw(requests("a cat", "a dog"), SAMPLING)) == 2
+        loan.gradient_checkpointing(True)
+    assert not webui.lock.locked()
+    for late in (
+        lambda: loan.draw(requests("a cat"), SAMPLING),
+        lambda: loan.encode_images(torch.zeros(1, 3, 8, 8)),
+        lambda: loan.gradient_checkpointing(True),
+    ):
+        with pytest.raises(HostError, match="the loan of the model has ended"):
+            late()
+
+
+def test_a_loan_ends_with_the_queue_free_however_it_is_left(webui: Any, host: Any) -> None:
+    with pytest.raises(ZeroDivisionError), host.borrow_model() as loan:
+        loan.gradient_checkpointing(True)
+        raise ZeroDivisionError
+    assert not webui.lock.locked()
+    with pytest.raises(HostError, match="ended"):
+        loan.encode_images(torch.zeros(1, 3, 8, 8))
+
+
+def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_touched(webui: Any, host: Any) -> None:
+    webui.checkpoint = "models/fp8.safetensors"
+    with pytest.raises(HostError, match="FP8"), host.borrow_model():
+        raise AssertionError("lent all the same")
+    assert host.loans == [] and not webui.lock.locked()
