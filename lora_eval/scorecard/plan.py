@@ -48,6 +48,9 @@ PRESETS = {
     "thorough": Preset(prompts=20, seeds=8, weights="0-1.4 [8]"),
 }
 FIRST_SEED = 1
+# what spans a map of the pictures: the first across, the second down
+AXES = ("weight", "checkpoint", "prompt", "seed")
+DEFAULT_AXES = ("weight", "checkpoint")
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Plan:
     schema: int = SCHEMA
     budget: int | None = None
     rounds: tuple[Round, ...] = ()
+    axes: tuple[str, str] = DEFAULT_AXES
 
     def cells(self) -> list[Cell]:
         """Every picture in drawing order: weight 0 once for all, then checkpoint, weight, prompt, seed."""
@@ -215,6 +219,7 @@ class Plan:
                     "seeds": tuple(map(int, raw["seeds"])),
                     "sampling": Sampling(**raw["sampling"]),
                     "rounds": tuple(_round(one) for one in raw.get("rounds", ())),
+                    "axes": _axes(raw.get("axes", DEFAULT_AXES)),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -267,7 +272,7 @@ class Plan:
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise RunError(f"{where} holds another run: {found[0]}{more}; choose another folder or ask for the same")
-        taken = ("kind", "prompts", "class_word", "encoder", "references", "histories", "loras")
+        taken = ("kind", "prompts", "class_word", "encoder", "references", "histories", "loras", "axes")
         return replace(self, **{name: getattr(asked, name) for name in taken})
 
 
@@ -280,11 +285,12 @@ def make_plan(
     preset: str = "standard",
     weights: str | Sequence[float] | None = None,
     seeds: int | Sequence[int] | None = None,
-    prompts: int | None = None,
+    prompts: int | Sequence[int] | None = None,
     trigger: str | None = None,
     class_word: str | None = None,
     sampling: Sampling | None = None,
     batch_size: int | None = None,
+    axes: Sequence[str] | None = None,
     encoder: str = "auto",
     references: dict[str, Any] | None = None,
     histories: dict[str, str] | None = None,
@@ -295,10 +301,12 @@ def make_plan(
         loras: the checkpoints, in any order; they are drawn by step, then name.
         weights: range syntax or numbers; 0 is added where missing.
         seeds: how many (from ``FIRST_SEED``) or which.
-        prompts: how many of the suite's; None is the preset's number, a user's own suite whole.
+        prompts: how many of the suite's, or which, counted from 1; None is the preset's number, a user's own
+            suite whole.
+        axes: two of AXES, across and down, for the map of the pictures; they change nothing that is drawn.
 
     Raises:
-        ConfigError: kind, preset, weights, seeds or suite cannot be used.
+        ConfigError: kind, preset, weights, seeds, prompts, axes or suite cannot be used.
         LoraFileError: a LoRA is missing or no safetensors file, or two share a name.
     """
     if preset not in PRESETS:
@@ -314,10 +322,8 @@ def make_plan(
     class_word = metadata.get("lora_eval_class_word", "") if class_word is None else class_word
     tiny = is_shipped_model(model)
     suite_name = suite or (("tiny-style" if kind == "style" else "tiny") if tiny else kind)
-    if prompts is None and suite is not None and Path(str(suite)).suffix:
-        count = None
-    else:
-        count = chosen.prompts if prompts is None else prompts
+    if prompts is None and not (suite is not None and Path(str(suite)).suffix):
+        prompts = chosen.prompts
     if sampling is None:
         sampling = default_sampling(host)
     plan = Plan(
@@ -326,7 +332,7 @@ def make_plan(
         model=_model_json(model),
         loras=planned,
         weights=_weights(chosen.weights if weights is None else weights),
-        prompts=tuple(load_suite(suite_name, trigger, class_word, count)),
+        prompts=_prompts(suite_name, trigger, class_word, prompts),
         seeds=_seeds(chosen.seeds if seeds is None else seeds),
         sampling=sampling,
         kind=kind,
@@ -339,6 +345,7 @@ def make_plan(
         references=dict(references or {}),
         histories=dict(histories or {}),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        axes=_axes(DEFAULT_AXES if axes is None else axes),
     )
     return replace(plan, run=f"{slug(planned[-1].series)}-{plan.fingerprint[:8]}")
 
@@ -427,6 +434,27 @@ def _seeds(asked: int | Sequence[int]) -> tuple[int, ...]:
         if not 0 <= value < 2**32:
             raise ConfigError(f"seed {value} is out of range; seeds lie between 0 and 4294967295")
     return values
+
+
+def _prompts(
+    suite: str | Path, trigger: str, class_word: str, asked: int | Sequence[int] | None
+) -> tuple[Prompt, ...]:
+    if asked is None or isinstance(asked, int):
+        return tuple(load_suite(suite, trigger, class_word, asked))
+    found = load_suite(suite, trigger, class_word)
+    for place in asked:
+        if not 1 <= place <= len(found):
+            raise ConfigError(f"prompt {place} is not in the suite {suite}; it has prompts 1 to {len(found)}")
+    if not asked:
+        raise ConfigError("no prompts; ask for at least 1")
+    return tuple(found[place - 1] for place in dict.fromkeys(asked))
+
+
+def _axes(asked: Sequence[str]) -> tuple[str, str]:
+    found = tuple(map(str, asked))
+    if len(found) != 2 or found[0] == found[1] or not set(found) <= set(AXES):
+        raise ConfigError(f'axes "{", ".join(found)}" cannot be drawn; name two different ones of {", ".join(AXES)}')
+    return found
 
 
 def _model_json(model: ModelInfo) -> dict[str, str]:

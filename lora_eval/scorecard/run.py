@@ -38,7 +38,7 @@ def score(
     data: Path | str | None = None,
     weights: str | Sequence[float] | None = None,
     seeds: int | Sequence[int] | None = None,
-    prompts: int | None = None,
+    prompts: int | Sequence[int] | None = None,
     suite: str | Path | None = None,
     preset: str = "standard",
     kind: str | None = None,
@@ -50,6 +50,7 @@ def score(
     histories: dict[str, str] | None = None,
     resamples: int = 1000,
     budget: int | None = None,
+    axes: Sequence[str] | None = None,
 ) -> Scorecard:
     """Draw a sweep, measure it, decide, and write the reports into ``out``.
 
@@ -58,7 +59,7 @@ def score(
     Args:
         loras: one LoRA, or several checkpoints.
         data: dataset folder of reference pictures; None takes what the LoRA's training run recorded.
-        weights, seeds, prompts, suite, preset, kind, trigger, class_word, sampling, batch_size: see
+        weights, seeds, prompts, suite, preset, kind, trigger, class_word, sampling, batch_size, axes: see
             :func:`lora_eval.scorecard.plan.make_plan`.
         encoder: see :func:`lora_eval.scorecard.embed.load_encoder`; or one already loaded.
         histories: checkpoint or LoRA name -> loss history; found beside the LoRA where not given.
@@ -84,6 +85,7 @@ def score(
             class_word=class_word,
             sampling=sampling,
             batch_size=batch_size,
+            axes=axes,
         )
         if budget is not None:
             plan = with_budget(plan, budget)
@@ -184,6 +186,7 @@ def provenance(plan: Plan, data: RunData, stop: Stop | None = None) -> dict[str,
         "suite": plan.suite,
         "prompts": len(plan.prompts),
         "images": len(plan),
+        "axes": list(plan.axes),
         **({"adaptive": account(plan, stop)} if stop is not None else {}),
         "sampling": vars(plan.sampling),
         "trigger": plan.trigger,
