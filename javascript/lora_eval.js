@@ -201,10 +201,11 @@ var loraEval = window.loraEval || (function () {
             send(sent.dataset.leSend);
             return undefined;
         }
-        const cancel = target.closest("[data-le-cancel]");
-        if (cancel) {
-            self.job = cancel.dataset.leCancel;
-            press(tabAround(cancel) + "_cancel");
+        for (const what of ["cancel", "again"]) {
+            const about = target.closest("[data-le-" + what + "]");
+            if (!about) continue;
+            self.job = about.getAttribute("data-le-" + what);
+            press(tabAround(about) + "_" + what);
             tabs.forEach(hurry);
             return undefined;
         }
@@ -214,13 +215,21 @@ var loraEval = window.loraEval || (function () {
 
     function typed(event) {
         if (box && box.classList.contains("open")) {
+            const buttons = Array.from(box.querySelectorAll("button"));
+            const step = event.shiftKey ? buttons.length - 1 : 1;
             if (event.key === "Escape") close();
             else if (event.key === "ArrowLeft") show(at - 1);
             else if (event.key === "ArrowRight") show(at + 1);
+            else if (event.key === "Home") show(0);
+            else if (event.key === "End") show(around.length - 1);
+            // the page behind a dialog is out of reach for Tab
+            else if (event.key === "Tab") buttons[(buttons.indexOf(document.activeElement) + step) % buttons.length].focus();
             else return;
             event.preventDefault();
             event.stopPropagation();
         } else if (event.key === "Enter" && event.target.matches && event.target.matches("img[data-le-picture]")) {
+            // or the same key would press the button that gets the focus
+            event.preventDefault();
             open(event.target);
         }
     }
@@ -242,10 +251,37 @@ var loraEval = window.loraEval || (function () {
         }
     }
 
+    // A strip of pictures is written anew while it grows: it stays at its end, or where it was put.
+    const strips = {};
+
+    function place() {
+        for (const strip of root().querySelectorAll(".lora-eval-film:not([data-le-placed])")) {
+            const name = (strip.closest("[id]") || strip).id;
+            strip.dataset.lePlaced = "1";
+            strip.scrollLeft = name in strips ? strips[name] : strip.scrollWidth;
+            strip.addEventListener("scroll", function () {
+                const end = strip.scrollLeft + strip.clientWidth >= strip.scrollWidth - 4;
+                if (end) delete strips[name];
+                else strips[name] = strip.scrollLeft;
+            }, { passive: true });
+        }
+    }
+
+    function watch() {
+        for (const tab of tabs) {
+            const column = find(tab + "_progress");
+            if (!column || column.dataset.leWatched) continue;
+            column.dataset.leWatched = "1";
+            new MutationObserver(place).observe(column, { childList: true, subtree: true });
+        }
+    }
+
     document.addEventListener("click", clicked);
     document.addEventListener("keydown", typed, true);
     setInterval(function () {
         tabs.forEach(poll);
+        watch();
+        place();
         whole();
         theme();
         const webui = find("txt2img_prompt") !== null;

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_eval import actions, library
+from lora_eval import actions, estimate, library
 from lora_eval.actions import HostGetter, ScoreOrder
 from lora_eval.errors import ConfigError, DatasetError, LoraEvalError, RunError
+from lora_eval.estimate import Estimate
 from lora_eval.host.protocol import Host
 from lora_eval.jobs import ENDED, RUNNING, JobQueue, JobState
-from lora_eval.scorecard.plan import PRESETS
-from lora_eval.scorecard.ranges import parse_range
 from lora_eval.training.config import TrainConfig, dump_config, make_config, to_dict
 from lora_eval.training.templates import load_template
 
@@ -46,11 +45,17 @@ class Checked:
 
 @dataclass(frozen=True)
 class TrainView:
-    """A training run at one moment. ``stamp`` changes when the loss or the test pictures do."""
+    """A training run at one moment.
+
+    Attributes:
+        stamp: changes when the loss or the test pictures do.
+        waiting: requests of the WebUI's users, such as Generate, that wait for this training.
+    """
 
     job: JobState | None = None
     folder: Path | None = None
     stamp: tuple[Any, ...] = ()
+    waiting: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,6 @@ class ScoreView:
     job: JobState | None = None
     folder: Path | None = None
     stamp: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a scorecard run will draw. ``seconds`` None: no run on this machine tells the speed yet."""
-
-    images: int
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -183,8 +180,7 @@ class Desk:
 
     def training(self, shown: str = "") -> TrainView:
         """The run of that folder, or the latest: the running job's, else the last job's, else the last on disk."""
-        jobs = self.queue.list("train")
-        job = next((one for one in jobs if one.status == RUNNING), jobs[0] if jobs else None)
+        job = _latest(self.queue.list("train"))
         if shown:
             folder: Path | None = Path(shown)
             job = job if job is not None and self._train_folder(job) == folder else None
@@ -192,7 +188,20 @@ class Desk:
             folder = self._train_folder(job)
         else:
             folder = next(iter(self._runs(library.training_runs)), None)
-        return TrainView(job, folder, () if folder is None else _stamp(folder, ("history.csv", "samples", "run.json")))
+        stamp = () if folder is None else _stamp(folder, ("history.csv", "samples", "run.json"))
+        running = job is not None and job.status == RUNNING
+        return TrainView(job, folder, stamp, self._waiting() if running else 0)
+
+    def _waiting(self) -> int:
+        try:
+            return self._host().waiting()
+        except LoraEvalError:
+            return 0
+
+    def previews(self, job: JobState | None) -> int:
+        """Test pictures that each step of a job's training will have; 0 where that is not known."""
+        config = self._configs.get(job.id) if job is not None else None
+        return 0 if config is None else len(config.sample_prompts) * config.samples_per_prompt
 
     def _train_folder(self, job: JobState) -> Path | None:
         if job.result.get("folder"):
@@ -259,30 +268,26 @@ class Desk:
 
     def estimate(self, order: ScoreOrder) -> Estimate:
         """Number of pictures and the time they take. Raises ConfigError for a range that cannot be read."""
-        if order.preset not in PRESETS:
-            raise ConfigError(f'preset "{order.preset}" is none of {", ".join(PRESETS)}')
-        preset = PRESETS[order.preset]
-        weights = {weight for weight in parse_range(order.weights or preset.weights, "weights") if weight != 0}
-        prompts = self._prompt_count(order, preset.prompts)
-        seeds = preset.seeds if order.seeds is None else order.seeds
-        images = prompts * seeds * (1 + max(1, len(order.loras)) * len(weights))
-        given = order.sampling
-        pixels = given["width"] * given["height"] if given.get("width") and given.get("height") else None
+        each, tiny = self._speed(order)
+        return estimate.estimate(order, each, tiny)
+
+    def estimates(self, order: ScoreOrder) -> dict[str, Estimate]:
+        """Preset -> what it would draw of the rest of the order; the budget counts for "adaptive" alone."""
+        each, tiny = self._speed(order)
+        found = {}
+        for name in estimate.NAMES:
+            given = replace(order, preset=name)
+            if name != estimate.ADAPTIVE:
+                given = replace(given, budget=None, minutes=None)
+            found[name] = estimate.estimate(given, each, tiny)
+        return found
+
+    def _speed(self, order: ScoreOrder) -> tuple[float | None, bool]:
         try:
-            each = library.seconds_per_image(self.host().output_folder, given.get("steps"), pixels)
+            host = self.host()
         except LoraEvalError:
-            each = None
-        return Estimate(images, None if each is None else each * images)
-
-    def _prompt_count(self, order: ScoreOrder, preset: int) -> int:
-        from lora_eval.scorecard.suites import load_suite
-
-        own = bool(order.suite and Path(order.suite).suffix)
-        wanted = order.prompts if order.prompts is not None else None if own else preset
-        name = order.suite or order.kind
-        if not name:
-            return preset if wanted is None else wanted
-        return len(load_suite(name, order.trigger or "x", order.class_word or "", wanted))
+            return None, False
+        return estimate.seconds_each(host.output_folder, order), estimate.is_tiny(host)
 
     def score(self, order: ScoreOrder) -> str:
         """Put a scorecard run in line; the job's id. Raises LoraEvalError."""
@@ -291,8 +296,7 @@ class Desk:
 
     def scoring(self, shown: str = "") -> ScoreView:
         """The run of that folder, or the latest, as for training."""
-        jobs = self.queue.list("score")
-        job = next((one for one in jobs if one.status == RUNNING), jobs[0] if jobs else None)
+        job = _latest(self.queue.list("score"))
         if shown:
             folder: Path | None = Path(shown)
             job = job if job is not None and job.result.get("folder") == shown else None
@@ -347,9 +351,24 @@ class Desk:
             id = running.id
         return self.queue.interrupt(id)
 
+    def resume(self, id: str) -> bool:
+        """Go on with a job that was paused, interrupted or failed. False: it cannot go on."""
+        return self.queue.resume(id)
+
     def waiting(self) -> list[JobState]:
         """Jobs that run or wait, in their order."""
         return [job for job in self.queue.list() if job.status not in ENDED][::-1]
+
+
+def _latest(jobs: list[JobState]) -> JobState | None:
+    """Of jobs, newest first: the running one, else the one begun last, else the one that waits.
+
+    A job that was taken out of the queue before it began has nothing to show.
+    """
+    running = [job for job in jobs if job.status == RUNNING]
+    begun = sorted((job for job in jobs if job.started is not None), key=lambda job: -(job.started or 0.0))
+    waiting = [job for job in jobs if job.status not in ENDED]
+    return next(iter([*running, *begun, *waiting]), None)
 
 
 def _scan(folder: str, metadata: str | None) -> Dataset:

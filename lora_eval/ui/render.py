@@ -10,7 +10,7 @@ from typing import Any
 from lora_eval import library
 from lora_eval.desk import LIVE_IMAGES, Checked, Estimate, ScoreView, TrainView
 from lora_eval.errors import LoraEvalError
-from lora_eval.jobs import ENDED, QUEUED, RUNNING, JobState
+from lora_eval.jobs import ENDED, PAUSED, QUEUED, RUNNING, JobState
 from lora_eval.progress import clock_text
 from lora_eval.scorecard.data import DIMENSIONS
 from lora_eval.ui import text
@@ -42,7 +42,7 @@ def _word(name: str, css: str = "") -> str:
 
 
 def message(line: str, kind: str = "error") -> str:
-    """A line beside the button it answers; ``kind`` is ``error`` or ``good``."""
+    """A line beside the button it answers; ``kind`` is ``error``, ``good``, ``paused`` or ``waits``."""
     role = "alert" if kind == "error" else "status"
     return f'<div class="lora-eval-message {kind}" role="{role}">{_e(line)}</div>' if line else ""
 
@@ -60,8 +60,12 @@ def empty(words: str) -> str:
 # -- jobs --------------------------------------------------------------------------------------------
 
 
-def job(state: JobState | None, folder: Path | None, nothing: str, hint: str = "") -> str:
-    """Progress of a job: a bar, what is going on, the time left; an error where it failed."""
+def job(state: JobState | None, folder: Path | None, nothing: str, hint: str = "", waits: str = "") -> str:
+    """Progress of a job: a bar, what is going on, the time left; why it stopped, and Resume where it can go on.
+
+    Args:
+        nothing: shown while there is no job. hint: shown while it runs. waits: who waits for it.
+    """
     data = "" if folder is None else f' data-le-folder="{_e(folder)}"'
     if state is None:
         if folder is None:
@@ -82,13 +86,16 @@ def job(state: JobState | None, folder: Path | None, nothing: str, hint: str = "
     line = f'<div class="lora-eval-text">{_e(state.text)}</div>' if active and state.text else ""
     bar = f'role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}"'
     quiet = f'<div class="lora-eval-quiet">{_e(hint)}</div>' if hint and state.status == RUNNING else ""
+    again = _button("again", state.id, text.RESUME) if state.resumable else ""
+    said = message(state.error, "paused" if state.status == PAUSED else "error") + message(waits, "waits")
     data += f' data-le-active="{int(active)}" data-le-status="{state.status}"'
     return (
         f'<div class="lora-eval-job {state.status}"{data}>'
         f'<div class="lora-eval-line">{_badge(state.status, text.STATUS[state.status])}'
-        f'<strong>{_e(state.title)}</strong>{count}<span class="lora-eval-times">{" · ".join(times)}</span></div>'
+        f"<strong>{_e(state.title)}</strong>{count}"
+        f'<span class="lora-eval-times">{" · ".join(times)}</span>{again}</div>'
         f'<div class="lora-eval-bar" {bar}><div style="width:{share:.1f}%"></div></div>'
-        f"{line}{message(state.error)}{quiet}</div>"
+        f"{line}{said}{quiet}</div>"
     )
 
 
@@ -110,23 +117,31 @@ def queue(jobs: Sequence[JobState], kind: str) -> str:
 # -- training ----------------------------------------------------------------------------------------
 
 
-def loss(folder: Path | None) -> str:
-    """Training and validation loss with the diagnosis in words."""
+def _awaited(title: str, css: str, inner: str = "") -> str:
+    """The place that a section will take, so that nothing below it moves when it comes."""
+    return f'<section class="lora-eval-section"><h4>{_e(title)}</h4><div class="{css}">{inner}</div></section>'
+
+
+def loss(folder: Path | None, awaited: bool = False) -> str:
+    """Training and validation loss with the diagnosis in words; its place while it is only ``awaited``."""
+    place = _awaited(text.WORDS["loss"], "lora-eval-awaited lora-eval-awaited-loss") if awaited else ""
     if folder is None or not (folder / "history.csv").is_file():
-        return ""
+        return place
     from lora_eval.report.charts import loss_chart
     from lora_eval.training.curve import diagnose
     from lora_eval.training.logs import read_history
+    from lora_eval.training.watch import samples_beside
 
     try:
         history = read_history(folder / "history.csv")
     except LoraEvalError:
         # a run that has not logged two steps yet
-        return ""
+        return place
     found = diagnose(
         history.step,
         history.loss,
         history.val_loss,
+        samples_beside(folder),
         val_step=history.val_step,
         val_error=history.val_error if len(history.val_error) else None,
         averaged=history.averaged,
@@ -141,11 +156,13 @@ def loss(folder: Path | None) -> str:
     )
 
 
-def film(folder: Path | None) -> str:
-    """Test pictures: a column for each step, the latest in sight."""
+def film(folder: Path | None, awaited: int = 0) -> str:
+    """Test pictures: a column for each step, the latest in sight; their place while so many are only ``awaited``."""
     found = [] if folder is None else library.samples(folder)
     if not found:
-        return ""
+        blank = '<span class="lora-eval-noimage"></span>' * awaited
+        inner = f"<figure>{blank}<figcaption>&nbsp;</figcaption></figure>"
+        return _awaited(text.WORDS["previews"], "lora-eval-film lora-eval-awaited", inner) if awaited else ""
     steps = sorted({one.step for one in found})
     columns = []
     for step in steps:
@@ -199,7 +216,7 @@ def checked(found: Checked) -> str:
 
 
 def train_job(view: TrainView) -> str:
-    return job(view.job, view.folder, text.TRAIN_EMPTY, text.TRAIN_WAITS)
+    return job(view.job, view.folder, text.TRAIN_EMPTY, text.TRAIN_WAITS, text.GENERATE_WAITS if view.waiting else "")
 
 
 # -- scorecards --------------------------------------------------------------------------------------

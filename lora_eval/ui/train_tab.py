@@ -218,9 +218,12 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
         now = time.monotonic()
         over = view.job is None or view.job.ended is not None
         loss = film = keep()
-        if view.stamp != state["stamp"] and (over or now - state["drawn"] >= REDRAW):
-            loss, film = section(render.loss(view.folder)), section(render.film(view.folder))
-            state["stamp"], state["drawn"] = view.stamp, now
+        stamp = (over, *view.stamp)
+        begun = not state["stamp"] or over != state["stamp"][0]
+        if stamp != state["stamp"] and (over or begun or now - state["drawn"] >= REDRAW):
+            loss = section(render.loss(view.folder, awaited=not over))
+            film = section(render.film(view.folder, awaited=0 if over else desk.previews(view.job)))
+            state["stamp"], state["drawn"] = stamp, now
         state["tick"] += 1
         waiting = section(render.queue(desk.waiting(), "train"))
         return [
@@ -229,7 +232,7 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
             waiting,
             loss,
             film,
-            gr.update(visible=view.folder is not None),
+            gr.update(visible=view.folder is not None or view.job is not None),
             page.tick(state["tick"]),
         ]
 

@@ -1,7 +1,8 @@
 """Both tabs in a real browser, served with jobs that need no model (``page.py``).
 
 ``LORA_EVAL_PAGE_PYTHON`` names the Python that serves, and with it the gradio under test; by default this one.
-Debian's chromium is driven by playwright; without either the tests are skipped.
+Debian's chromium is driven by playwright; without either the tests are skipped, unless ``LORA_EVAL_BROWSER_REQUIRED``
+is set: then they fail.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from typing import Any
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api")
+REQUIRED = bool(os.environ.get("LORA_EVAL_BROWSER_REQUIRED"))
+if REQUIRED:
+    import playwright.sync_api as playwright
+else:
+    playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
     "--no-sandbox",
@@ -30,9 +35,22 @@ ARGUMENTS = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ]
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60_000
 # gradio's own page asks a font server that the browser is kept from
 NOT_OURS = ("fonts.googleapis.com", "fonts.gstatic.com", "ERR_NAME_NOT_RESOLVED", "cdnjs.cloudflare.com")
+PYTHON = os.environ.get("LORA_EVAL_PAGE_PYTHON", sys.executable)
+# https://web.dev/articles/cls: moves of what is in sight, without those that a click or key brought about
+WATCH_SHIFTS = """
+    window.leShifts = [];
+    new PerformanceObserver(list => {
+        for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.leShifts.push({
+            value: entry.value,
+            moved: entry.sources.map(source => source.node && source.node.closest
+                ? (source.node.closest('[id]') || {}).id || '' : '')
+        });
+    }).observe({ type: 'layout-shift', buffered: true });
+"""
 
 
 @dataclass
@@ -44,19 +62,24 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Server]]:
-    """Starts a server of its own for each call."""
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts a server of its own for each call: ``page.py``, or with ``real`` the command ``ui`` itself.
+
+    ``pace``: seconds that ``page.py`` takes for a step.
+    """
     running: list[subprocess.Popen[bytes]] = []
 
-    def start() -> Server:
+    def start(real: bool = False, pace: float = 0.1) -> Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         root = tmp_path_factory.mktemp("page")
-        python = os.environ.get("LORA_EVAL_PAGE_PYTHON", sys.executable)
         log = open(root / "server.log", "wb")  # noqa: SIM115 (the process keeps it)
-        script = Path(__file__).with_name("page.py")
-        process = subprocess.Popen([python, str(script), str(port), str(root)], stdout=log, stderr=log)
+        environment = {**os.environ, "LORA_EVAL_TEST_PACE": str(pace)}
+        page = [str(Path(__file__).with_name("page.py")), str(port), str(root)]
+        if real:
+            page = ["-m", "lora_eval", "ui", "--port", str(port), "--out", str(root)]
+        process = subprocess.Popen([PYTHON, *page], stdout=log, stderr=log, cwd=ROOT, env=environment)
         running.append(process)
         url = f"http://127.0.0.1:{port}"
         until = time.monotonic() + 180
@@ -81,13 +104,27 @@ def served(serve: Callable[[], Server]) -> Server:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def launch_browser() -> Iterator[Callable[[], Any]]:
+    """Starts a browser of its own for each call."""
     if CHROMIUM is None:
+        assert not REQUIRED, "no chromium on this machine: apt-get install chromium"
         pytest.skip("no chromium on this machine")
     with playwright.sync_playwright() as driver:
-        made = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield made
-        made.close()
+        made: list[Any] = []
+
+        def start() -> Any:
+            made.append(driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS))
+            return made[-1]
+
+        yield start
+        for one in made:
+            one.close()
+
+
+@pytest.fixture(scope="session")
+def browser(launch_browser: Callable[[], Any]) -> Any:
+    """The browser that most tests share."""
+    return launch_browser()
 
 
 @pytest.fixture
@@ -95,10 +132,12 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     """Opens pages; at the end none may have logged an error of ours."""
     problems: list[str] = []
     contexts = []
+    shared = browser
 
-    def start(server: Server, theme: str = "light", width: int = 1360) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": 1000}, accept_downloads=True)
+    def start(server: Server, theme: str = "light", width: int = 1360, browser: Any = None) -> Any:
+        context = (browser or shared).new_context(viewport={"width": width, "height": 1000}, accept_downloads=True)
         contexts.append(context)
+        context.add_init_script(WATCH_SHIFTS)
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: problems.append(str(error)))
