@@ -254,6 +254,13 @@ def _job_routes(router: APIRouter, jobs: JobQueue) -> None:
         jobs.interrupt(id)
         return asdict(known(id))
 
+    @router.post("/jobs/{id}/resume", status_code=202)
+    def resume(id: str) -> dict[str, Any]:
+        before = known(id)
+        if not jobs.resume(id):
+            raise HTTPException(422, f"job {id} is {before.status}; one that was paused, interrupted or failed goes on")
+        return asdict(known(id))
+
 
 def _run_routes(router: APIRouter, output: Callable[[], Path], confined: Confinement) -> None:
     def run_folder(id: str, *names: str) -> Path:

@@ -20,7 +20,8 @@ from lora_eval.errors import Interrupted, LoraEvalError
 from lora_eval.host.protocol import Job
 
 QUEUED, RUNNING, FINISHED, FAILED, INTERRUPTED = "queued", "running", "finished", "failed", "interrupted"
-ENDED = (FINISHED, FAILED, INTERRUPTED)
+PAUSED = "paused"
+ENDED = (FINISHED, FAILED, INTERRUPTED, PAUSED)
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class JobState:
 
     Attributes:
         id: short and unique. kind: ``train``, ``score``, ``check``. title: for people.
-        status: ``queued``, ``running``, ``finished``, ``failed`` or ``interrupted``.
+        status: ``queued``, ``running``, ``finished``, ``failed``, ``interrupted`` (by a person) or ``paused`` (by the
+            host, for something that a person has to mend first).
         done, total: units of work. text: what is going on. eta: seconds left, None when unknown.
         position: jobs before this one in the queue, 0 when it runs or has ended.
-        error: one line when it failed, else "".
+        error: one line when it failed or was paused, else "".
         result: what the function returned (JSON-safe); kept also when it was interrupted.
         submitted, started, ended: seconds since the epoch, None where not yet.
+        resumable: whether :meth:`JobQueue.resume` goes on with it.
     """
 
     id: str
@@ -51,17 +54,25 @@ class JobState:
     submitted: float = 0.0
     started: float | None = None
     ended: float | None = None
+    resumable: bool = False
 
 
 class Handle:
-    """Given to a job's function: how it shows its progress and learns that it should stop."""
+    """Given to a job's function: how it shows its progress and learns that it should stop.
 
-    def __init__(self, state_lock: threading.Lock) -> None:
+    Attributes:
+        result: what the job has come to; set early, it outlives an interrupt.
+        again: this is not the job's first time: it goes on from what ``result`` says.
+        paused: why the host stopped it, "" when it did not.
+    """
+
+    def __init__(self, state_lock: threading.Lock, result: dict[str, Any] | None = None, again: bool = False) -> None:
+        self.again, self.paused = again, ""
         self._state_lock = state_lock
         self._job: Job | None = None
         self._stop = False
         self._last: tuple[int, int, str] = (0, 0, "")
-        self.result: dict[str, Any] = {}
+        self.result: dict[str, Any] = dict(result or {})
 
     def follow(self, job: Job) -> Job:
         """Take progress from ``job`` and pass a stop on to it. A function may follow several, one after the other."""
@@ -99,6 +110,7 @@ class Handle:
         with self._state_lock:
             if self._job is not None:
                 self._last = (self._job.done, self._job.total, self._job.text)
+                self.paused = self.paused or self._job.paused
             self._job = None
 
     def progress(self) -> tuple[int, int, str, float | None]:
@@ -128,6 +140,7 @@ class _Record:
     title: str
     function: Callable[[Handle], dict[str, Any] | None]
     handle: Handle
+    resumable: bool = False
     status: str = QUEUED
     error: str = ""
     submitted: float = 0.0
@@ -149,9 +162,15 @@ class JobQueue:
         self._records: dict[str, _Record] = {}
         self._thread: threading.Thread | None = None
 
-    def submit(self, kind: str, title: str, function: Callable[[Handle], dict[str, Any] | None]) -> str:
-        """Put a job in line and return its id. ``function`` gets a :class:`Handle`, its result is kept."""
-        record = _Record(uuid.uuid4().hex[:12], kind, title, function, Handle(threading.Lock()), submitted=time.time())
+    def submit(
+        self, kind: str, title: str, function: Callable[[Handle], dict[str, Any] | None], resumable: bool = False
+    ) -> str:
+        """Put a job in line and return its id. ``function`` gets a :class:`Handle`, its result is kept.
+
+        With ``resumable`` it may be called again after it was stopped, with :attr:`Handle.again` set.
+        """
+        handle = Handle(threading.Lock())
+        record = _Record(uuid.uuid4().hex[:12], kind, title, function, handle, resumable, submitted=time.time())
         with self._changed:
             self._records[record.id] = record
             if self._thread is None:
@@ -191,6 +210,24 @@ class JobQueue:
         handle.interrupt()
         return True
 
+    def resume(self, id: str) -> bool:
+        """Put a job that was stopped or failed in line again, under its id. False when it cannot go on."""
+        with self._changed:
+            record = self._records.get(id)
+            if record is None or not self._can_resume(record):
+                return False
+            record.handle = Handle(threading.Lock(), record.handle.result, again=True)
+            record.status, record.error, record.submitted = QUEUED, "", time.time()
+            record.started = record.ended = None
+            # behind those that wait already, and the newest of the list
+            self._records[id] = self._records.pop(id)
+            self._changed.notify_all()
+        return True
+
+    @staticmethod
+    def _can_resume(record: _Record) -> bool:
+        return record.resumable and record.status in (FAILED, INTERRUPTED, PAUSED)
+
     def wait(self, id: str, timeout: float | None = None) -> JobState | None:
         """Block until the job is over (or ``timeout`` seconds have passed) and return its state."""
         with self._changed:
@@ -207,7 +244,7 @@ class JobQueue:
         return JobState(
             record.id, record.kind, record.title, record.status, done, total, text,
             eta if record.status == RUNNING else None, position, record.error, dict(record.handle.result),
-            record.submitted, record.started, record.ended,
+            record.submitted, record.started, record.ended, self._can_resume(record),
         )  # fmt: skip
 
     def _end(self, record: _Record, status: str, error: str = "") -> None:
@@ -243,6 +280,8 @@ class JobQueue:
                 traceback.print_exc(file=sys.stderr)
                 status, error = FAILED, f"unexpected {type(problem).__name__}: {one_line(problem)}"
             record.handle.unfollow()
+            if status == INTERRUPTED and record.handle.paused:
+                status, error = PAUSED, record.handle.paused
             with self._changed:
                 self._end(record, status, error)
 

@@ -16,7 +16,7 @@ from PIL import Image
 from lora_eval.api import PREFIX, create_routes
 from lora_eval.errors import DatasetError
 from lora_eval.files import write_json
-from lora_eval.host.protocol import HostInfo
+from lora_eval.host.protocol import HostInfo, Job
 from lora_eval.jobs import Handle, JobQueue
 
 LONG = 30.0
@@ -231,7 +231,32 @@ def test_jobs_are_listed_watched_and_interrupted(site: Any) -> None:
     assert [(job["id"], job["status"]) for job in get(site, "/jobs").json()] == [(id, "interrupted")]
 
 
-@pytest.mark.parametrize("method, path", [("GET", "/jobs/nothing"), ("POST", "/jobs/nothing/interrupt")])
+def test_a_paused_job_says_why_and_goes_on_when_asked(site: Any) -> None:
+    def run(handle: Handle) -> dict[str, bool]:
+        job = handle.follow(Job("training", 10))
+        if not handle.again:
+            job.pause("another model was loaded; load a and press Resume")
+        job.check()
+        return {"again": handle.again}
+
+    id = site.jobs.submit("train", "cat", run, resumable=True)
+    site.jobs.wait(id, LONG)
+    paused = get(site, f"/jobs/{id}").json()
+    assert (paused["status"], paused["resumable"]) == ("paused", True)
+    assert paused["error"] == "another model was loaded; load a and press Resume"
+    answer = post(site, f"/jobs/{id}/resume")
+    assert answer.status_code == 202 and answer.json()["id"] == id
+    site.jobs.wait(id, LONG)
+    over = get(site, f"/jobs/{id}").json()
+    assert (over["status"], over["error"], over["result"]) == ("finished", "", {"again": True})
+    refused = post(site, f"/jobs/{id}/resume")
+    assert refused.status_code == 422 and f"job {id} is finished" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "method, path",
+    [("GET", "/jobs/nothing"), ("POST", "/jobs/nothing/interrupt"), ("POST", "/jobs/nothing/resume")],
+)
 def test_unknown_jobs_are_404(site: Any, method: str, path: str) -> None:
     answer = site.client.request(method, PREFIX + path)
     assert answer.status_code == 404 and "nothing" in answer.json()["detail"]
@@ -322,7 +347,8 @@ def locked(tmp_path: Path) -> TestClient:
 EVERY_ROUTE = [
     ("GET", "/health"), ("POST", "/train"), ("POST", "/score"), ("POST", "/check"), ("GET", "/jobs"),
     ("GET", "/jobs/x"),
-    ("POST", "/jobs/x/interrupt"), ("GET", "/runs"), ("GET", "/runs/x/cells.csv"), ("GET", "/runs/x/images/y.png"),
+    ("POST", "/jobs/x/interrupt"), ("POST", "/jobs/x/resume"), ("GET", "/runs"),
+    ("GET", "/runs/x/cells.csv"), ("GET", "/runs/x/images/y.png"),
 ]  # fmt: skip
 
 

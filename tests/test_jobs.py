@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 
 from lora_eval.errors import Interrupted, LoraFileError
 from lora_eval.host.protocol import Job
-from lora_eval.jobs import FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING, Handle, JobQueue
+from lora_eval.jobs import FAILED, FINISHED, INTERRUPTED, PAUSED, QUEUED, RUNNING, Handle, JobQueue
 
 LONG = 30.0
 
@@ -178,3 +179,69 @@ def test_function_that_raises_interrupted_itself() -> None:
 
     queue = JobQueue()
     assert queue.wait(queue.submit("train", "cat", run), LONG).status == INTERRUPTED  # type: ignore[union-attr]
+
+
+# -- paused and gone on with ---------------------------------------------------------------------------
+
+
+class Work:
+    """Ten steps; stopped once after the fourth in the way given, and gone on with from there."""
+
+    def __init__(self, stop: str) -> None:
+        self.stop, self.seen = stop, []  # type: ignore[var-annotated]
+
+    def __call__(self, handle: Handle) -> dict[str, int]:
+        done = handle.result.get("done", 0) if handle.again else 0
+        self.seen.append((handle.again, done))
+        with handle.job(nullcontext(Job("work", 10))) as job:
+            job.resume_from(done)
+            while job.done < 10:
+                job.check()
+                job.advance()
+                handle.result = {"done": job.done}
+                if job.done == 4 and not handle.again:
+                    if self.stop == FAILED:
+                        raise LoraFileError("the disk is full; free some space")
+                    job.pause("another model was loaded; load a") if self.stop == PAUSED else handle.interrupt()
+        return {"done": 10}
+
+
+@pytest.mark.parametrize(
+    ("stop", "line"),
+    [(PAUSED, "another model was loaded; load a"), (INTERRUPTED, ""), (FAILED, "the disk is full; free some space")],
+)
+def test_a_stopped_job_goes_on_under_its_id_from_where_it_was(stop: str, line: str) -> None:
+    queue, work = JobQueue(), Work(stop)
+    id = queue.submit("train", "cat", work, resumable=True)
+    state = queue.wait(id, LONG)
+    assert state is not None
+    assert (state.status, state.error, state.done, state.resumable) == (stop, line, 4, True)
+    assert queue.resume(id)
+    state = queue.wait(id, LONG)
+    assert state is not None
+    assert (state.status, state.error, state.done, state.result) == (FINISHED, "", 10, {"done": 10})
+    assert work.seen == [(False, 0), (True, 4)]
+    assert not state.resumable and not queue.resume(id), "what is finished does not go on"
+
+
+def test_a_resumed_job_waits_behind_those_in_line_and_is_the_newest() -> None:
+    queue, gate, work = JobQueue(), Gate(), Work(PAUSED)
+    first = queue.submit("train", "first", work, resumable=True)
+    assert queue.wait(first, LONG).status == PAUSED  # type: ignore[union-attr]
+    second = queue.submit("score", "second", gate)
+    assert gate.running.wait(LONG)
+    assert queue.resume(first)
+    state = queue.get(first)
+    assert state is not None and (state.status, state.position) == (QUEUED, 1)
+    assert [one.title for one in queue.list()] == ["first", "second"]
+    gate.go.set()
+    assert queue.wait(first, LONG).status == FINISHED  # type: ignore[union-attr]
+    assert queue.get(second).status == FINISHED  # type: ignore[union-attr]
+
+
+def test_a_job_that_was_not_made_for_it_and_an_unknown_one_do_not_go_on() -> None:
+    queue = JobQueue()
+    id = queue.submit("check", "cat", Work(FAILED))
+    state = queue.wait(id, LONG)
+    assert state is not None and (state.status, state.resumable) == (FAILED, False)
+    assert not queue.resume(id) and not queue.resume("nothing")

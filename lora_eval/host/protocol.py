@@ -119,6 +119,9 @@ class Job:
 
     A host subclasses this to mirror it into its own progress bar. ``check`` is called often (each
     training step, each batch) and raises :class:`Interrupted` when the user asked to stop.
+
+    Attributes:
+        paused: why the host stopped it by itself (one line with the mend), "" when it did not.
     """
 
     def __init__(self, title: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -126,6 +129,7 @@ class Job:
         self.total = max(int(total), 1)
         self.done = 0
         self.text = ""
+        self.paused = ""
         self._clock = clock
         self._started = clock()
         self._already = 0
@@ -164,6 +168,11 @@ class Job:
         """Ask the job to stop at its next :meth:`check`."""
         self._stop = True
 
+    def pause(self, why: str) -> None:
+        """Stop like :meth:`interrupt`, for something that a person has to mend before the work can go on."""
+        if not self._stop:
+            self.paused, self._stop = why, True
+
     @property
     def interrupted(self) -> bool:
         """Whether a stop was asked for, here or in the host."""
@@ -172,7 +181,7 @@ class Job:
     def check(self) -> None:
         """Raise :class:`Interrupted` when a stop was asked for."""
         if self.interrupted:
-            raise Interrupted(self.title)
+            raise Interrupted(self.paused or self.title)
 
     def report(self) -> None:
         """Show the state; the host's own bar where there is one. Nothing by default."""
@@ -284,6 +293,10 @@ class Host(ABC):
     @abstractmethod
     def job(self, title: str, total: int) -> AbstractContextManager[Job]:
         """Work of ``total`` units shown in the host's progress bar, interruptible there."""
+
+    def waiting(self) -> int:
+        """Requests of the host's own users that wait for the running job to let go of the model."""
+        return 0
 
     @abstractmethod
     def borrow_model(self) -> AbstractContextManager[BorrowedModel]:

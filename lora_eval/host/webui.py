@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_eval.errors import HostError, LoraFileError
+from lora_eval.errors import HostError, Interrupted, LoraEvalError, LoraFileError
 from lora_eval.host.current import current_settings
 from lora_eval.host.protocol import (
     BorrowedModel,
@@ -56,6 +57,7 @@ class WebuiHost(Host):
         self._lock = QueueLock()
         reload_watch.guard(self._lock)
         self._job: WebuiJob | None = None
+        self._worker: int | None = None
         self._run_model: tuple[str, ...] | None = None
         self._staging: Staging | None = None
         self._known: dict[tuple[str, int, int, str], int] = {}
@@ -174,6 +176,9 @@ class WebuiHost(Host):
             raise HostError("the checkpoint changed meanwhile; run it again")
         return model
 
+    def waiting(self) -> int:
+        return self._lock.waiting
+
     # -- jobs and progress ------------------------------------------------------------------------
 
     @contextmanager
@@ -182,10 +187,11 @@ class WebuiHost(Host):
         if self._job is not None:
             raise HostError(f"{title!r} cannot start while {self._job.title!r} runs; wait for it or interrupt it")
         self._job, self._run_model = WebuiJob(self, title, total), None
+        self._worker = threading.get_ident()
         try:
             yield self._job
         finally:
-            self._job, self._run_model = None, None
+            self._job, self._worker, self._run_model = None, None, None
             if self._staging is not None and self._staging.clear():
                 self.refresh_loras()
 
@@ -247,15 +253,13 @@ class WebuiHost(Host):
         if not requests:
             return []
         self._check_sampler(sampling.sampler)
-        with self._turn("LoRA Eval"):
-            self._check_same_model()
+        with self._turn("LoRA Eval"), self._same_model():
             self._describe(self._load())
             if self._run_model is None and self._job is not None:
                 self._run_model = self._identity()
             use, layers = (None, 0) if lora is None else self._prepare(lora)
             try:
                 drawn = self._in_equal_chunks(requests, sampling, use)
-                self._check_same_model()
                 if use is not None and lora is not None:
                     self._check_applied(use.path, use.path.stem, use.weight, layers)
                 elif not any("<lora:" in r.prompt for r in requests) and networks().loaded_networks:
@@ -271,14 +275,33 @@ class WebuiHost(Host):
         if name not in known:
             raise HostError(f"unknown sampler {name!r}; this WebUI has {', '.join(known)}")
 
+    def switched(self, job: Job) -> str:
+        """Why the job must not go on: another checkpoint or VAE is chosen than the one that it began with, else ""."""
+        begun = self._run_model
+        if job is not self._job or begun is None or (now := self._identity()) == begun:
+            return ""
+        was, new = (Path(names[0]).name for names in (begun, now))
+        if was == new:
+            return "the VAE or precision was switched in mid-run; what is done is kept, set it back and press Resume"
+        return f"the checkpoint was switched to {new} in mid-run; what is done is kept, load {was} and press Resume"
+
     def _check_same_model(self) -> None:
-        if self._run_model is None:
+        if self._job is None or self._worker != threading.get_ident():
             return
-        now = self._identity()
-        if now != self._run_model:
-            was, new = (Path(names[0]).name for names in (self._run_model, now))
-            what = f"checkpoint switched from {was} to {new}" if was != new else "VAE or precision switched"
-            raise HostError(f"{what} while the run was drawing; switch back and press Run to resume")
+        if why := self.switched(self._job):
+            self._job.pause(why)
+            raise Interrupted(why)
+
+    @contextmanager
+    def _same_model(self) -> Iterator[None]:
+        """A switch before or meanwhile pauses the job, whatever else it makes go wrong."""
+        self._check_same_model()
+        try:
+            yield
+        except LoraEvalError:
+            self._check_same_model()
+            raise
+        self._check_same_model()
 
     def preview(self, requests: Sequence[ImageRequest], sampling: Sampling) -> list[Drawn]:
         """Draw with the model on loan as it is now; random generators stay as they are."""
@@ -319,6 +342,8 @@ class WebuiHost(Host):
             model = self._load()
             info = self._describe(model)
             self._refuse(model)
+            if self._run_model is None and self._job is not None:
+                self._run_model = self._identity()
             with self._lend(model, info) as loan:
                 try:
                     with torch.enable_grad():
@@ -329,7 +354,7 @@ class WebuiHost(Host):
     # -- LoRA files -------------------------------------------------------------------------------
 
     def check_lora(self, path: Path) -> int:
-        with self._turn("checking a LoRA"):
+        with self._turn("checking a LoRA"), self._same_model():
             self._load()
             return self._checked(Path(path))[0]
 

@@ -17,6 +17,9 @@ class Bar(Protocol):
     def stop_asked(self, job: Job) -> bool:
         """Whether the host's Interrupt was pressed while the queue was ours."""
 
+    def switched(self, job: Job) -> str:
+        """Why the job must not go on with what is now chosen in the host, "" when it may."""
+
     def stop_batch(self, job: Job) -> None:
         """Press the host's Interrupt for the batch that this job is drawing."""
 
@@ -37,6 +40,18 @@ class QueueLock:
     def held(self) -> bool:
         """Whether any thread of ours holds it."""
         return self._owner is not None
+
+    @property
+    def waiting(self) -> int:
+        """How many of the host's own requests stand in line while a thread of ours holds it.
+
+        Both hosts keep the events of those who wait in ``modules/fifo_lock.py``.
+        """
+        if not self.held:
+            return 0
+        from modules.call_queue import queue_lock
+
+        return len(getattr(queue_lock, "_pending_threads", ()))
 
     def __enter__(self) -> QueueLock:
         if not self.mine:
@@ -113,6 +128,9 @@ class WebuiJob(Job):
 
     @property
     def interrupted(self) -> bool:
-        if not self._stop and self._host.stop_asked(self):
-            self._stop = True
+        if not self._stop:
+            if self._host.stop_asked(self):
+                self._stop = True
+            elif why := self._host.switched(self):
+                self.pause(why)
         return self._stop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 
@@ -20,7 +21,11 @@ __all__ = ["TrainResult", "train"]
 
 
 def train(
-    host: Host, config: TrainConfig, job: Job | None = None, resume: bool = False, encoder: PictureEncoder | None = None
+    host: Host,
+    config: TrainConfig,
+    job: Job | None = None,
+    resume: bool | Path = False,
+    encoder: PictureEncoder | None = None,
 ) -> TrainResult:
     """Train a LoRA on the host's model.
 
@@ -28,7 +33,8 @@ def train(
         host: who holds Stable Diffusion.
         config: the settings.
         job: an exclusive job already begun; None asks the host for one.
-        resume: go on with the latest unfinished run of this config instead of starting a new one.
+        resume: go on with the latest unfinished run of this config, or with that of a run folder, instead of starting
+            a new one.
         encoder: image and text encoder (``scorecard.embed.load_encoder``); with it the test pictures of
             ``sample_prompts`` are measured into ``samples.csv``.
 
@@ -44,11 +50,14 @@ def train(
     info = host.model()
     check_model(config, info)
     _, items, _ = read_items(config)
-    paths = last_run(config, host) if resume else new_run(config, host)
+    if isinstance(resume, Path):
+        paths = RunPaths(resume, resume.name)
+    else:
+        paths = last_run(config, host) if resume else new_run(config, host)
     if resume:
         config = keep_smaller(config, load_config(paths.config))
     try:
-        return _train(host, config, paths, info, job, resume, sum(item.repeats for item in items), encoder)
+        return _train(host, config, paths, info, job, bool(resume), sum(item.repeats for item in items), encoder)
     except BaseException:
         with contextlib.suppress(OSError):
             paths.folder.rmdir()  # only when nothing was written into it

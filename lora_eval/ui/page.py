@@ -19,7 +19,8 @@ HIDDEN = ["lora-eval-hidden"]
 def make_requests(element: str) -> dict[str, Any]:
     """The hidden buttons and where their answers go."""
     made: dict[str, Any] = {
-        name: gr.Button(name, elem_id=f"{element}_{name}", elem_classes=HIDDEN) for name in ("poll", "whole", "cancel")
+        name: gr.Button(name, elem_id=f"{element}_{name}", elem_classes=HIDDEN)
+        for name in ("poll", "whole", "cancel", "again")
     }
     for name in ("answer", "tick"):
         made[name] = html(elem_id=f"{element}_{name}", elem_classes=HIDDEN)
@@ -38,8 +39,13 @@ def wire_requests(desk: Desk, kind: str, shown: dict[str, Any], stand_in: Any) -
         desk.interrupt(str(id))
         return section(render.queue(desk.waiting(), kind))
 
+    def again(id: str) -> Update:
+        desk.resume(str(id))
+        return section(render.queue(desk.waiting(), kind))
+
     listen(shown["whole"].click, whole, [stand_in], [shown["answer"]], js="() => [loraEval.picture]", quiet=True)
-    listen(shown["cancel"].click, cancel, [stand_in], [shown["queue"]], js="() => [loraEval.job]", quiet=True)
+    for name, act in (("cancel", cancel), ("again", again)):
+        listen(shown[name].click, act, [stand_in], [shown["queue"]], js="() => [loraEval.job]", quiet=True)
 
 
 def tick(number: int) -> str:

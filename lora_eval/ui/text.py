@@ -96,6 +96,14 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "sampler": ("Sampler of test pictures", "a name of the WebUI's list"),
         "sampler_steps": ("Sampling steps of test pictures", "more is finer and slower"),
         "sample_cfg": ("CFG scale of test pictures", "how strictly the prompt is followed"),
+        "measure_samples": (
+            "Measure test pictures",
+            "fidelity, diversity and alignment at each step; needs prompts above and the image encoder",
+        ),
+        "sample_early_stop": (
+            "Patience with test pictures",
+            "stop after so many steps in a row whose pictures an earlier step beats; 0: advise only",
+        ),
     },
     "Files and folders": {
         "metadata_path": (
@@ -136,6 +144,7 @@ CONFIG_BOX = ("YAML", "copy it to keep it, or paste a training config here")
 SCORE_RUN = "Score its checkpoints"
 TRAIN_EMPTY = "Nothing trained yet. Choose a folder, a name and a template, then press Train."
 TRAIN_WAITS = "While it trains, Generate waits; it gets its turn when the training ends or is interrupted."
+GENERATE_WAITS = "Generate was pressed and waits for this training. Interrupt lets it go first, then Resume goes on."
 
 # -- LoRA Scorecard ----------------------------------------------------------------------------------
 LORAS = ("LoRAs", "one LoRA, or several checkpoints of one run")
@@ -184,6 +193,7 @@ STATUS = {
     "finished": "finished",
     "failed": "failed",
     "interrupted": "interrupted",
+    "paused": "paused",
 }
 SEVERITY = {"error": "error", "warning": "warning", "info": "note"}
 STATES = {

@@ -53,6 +53,21 @@ class State:
         self.interrupt()
 
 
+class Lock:
+    """``modules.fifo_lock.FIFOLock`` as far as we look into it: a lock that a thread takes once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pending_threads: list[object] = []
+        self.acquire, self.release, self.locked = self._lock.acquire, self._lock.release, self._lock.locked
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
 class Processing:
     """``StableDiffusionProcessingTxt2Img``: keeps what it was given."""
 
@@ -90,7 +105,7 @@ class FakeWebui:
         self.comments = ""
         self.lose = 0
         self.error: Exception | None = None
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.checkpoint = "models/a.safetensors"
         self.listed = 0
         self.cards_dropped = 0

@@ -312,26 +312,75 @@ def test_a_second_job_is_refused(host: Any) -> None:
 # -- the checkpoint ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("when", ["before the batch", "during the batch"])
-def test_a_switched_checkpoint_is_noticed(webui: Any, host: Any, when: str) -> None:
+@pytest.mark.parametrize("when", ["before the batch", "during the batch", "and the batch fails"])
+def test_a_switched_checkpoint_pauses_the_job_and_says_what_to_load(webui: Any, host: Any, when: str) -> None:
     def switch(call: int = 0) -> None:
         webui.checkpoint = "models/b.safetensors"
+        if when == "and the batch fails":
+            webui.comments = "Networks with errors: cat"
 
-    with host.job("sweep", 4):
+    with host.job("sweep", 4) as job:
         host.generate(requests("a cat"), SAMPLING)
         if when == "before the batch":
             switch()
         else:
             webui.on_draw = switch
-        with pytest.raises(
-            HostError, match=r"from a.safetensors to b.safetensors.*switch back and press Run to resume"
-        ):
+        with pytest.raises(Interrupted, match=r"switched to b.safetensors.*load a.safetensors and press Resume"):
             host.generate(requests("a cat"), SAMPLING)
-        with pytest.raises(HostError, match="switch back"):
-            host.model()
+        assert "switched to b.safetensors" in job.paused
+        for late in (host.model, job.check, lambda: host.generate(requests("a cat"), SAMPLING)):
+            with pytest.raises(Interrupted):
+                late()
     assert len(webui.calls) == (1 if when == "before the batch" else 2)
-    with host.job("a new run", 4):
+    webui.on_draw, webui.comments = lambda call: None, ""
+    with host.job("a new run", 4) as job:
         host.generate(requests("a cat"), SAMPLING)
+        assert not job.paused
+
+
+def test_another_vae_pauses_too(webui: Any, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with host.job("sweep", 4) as job:
+        host.generate(requests("a cat"), SAMPLING)
+        monkeypatch.setattr(host, "_identity", lambda: (webui.checkpoint, "another vae"))
+        with pytest.raises(Interrupted, match=r"VAE or precision was switched.*press Resume"):
+            job.check()
+
+
+def test_a_switch_during_a_loan_is_noticed_at_the_next_step(webui: Any, host: Any) -> None:
+    with host.job("training", 4) as job, host.borrow_model():
+        job.check()
+        webui.checkpoint = "models/b.safetensors"
+        with pytest.raises(Interrupted, match=r"load a.safetensors"):
+            job.check()
+    assert "b.safetensors" in job.paused
+
+
+def test_a_switch_stops_the_job_and_nobody_else_who_asks(webui: Any, host: Any) -> None:
+    got: list[str] = []
+    with host.job("sweep", 4):
+        host.generate(requests("a cat"), SAMPLING)
+        webui.checkpoint = "models/b.safetensors"
+        page = threading.Thread(target=lambda: got.append(host.model().name))
+        page.start()
+        page.join(LONG)
+    assert got == ["b"]
+
+
+def test_a_person_s_interrupt_is_no_pause(webui: Any, host: Any) -> None:
+    with host.job("sweep", 4) as job:
+        host.generate(requests("a cat"), SAMPLING)
+        job.interrupt()
+        webui.checkpoint = "models/b.safetensors"
+        with pytest.raises(Interrupted):
+            job.check()
+        assert not job.paused
+
+
+def test_those_who_wait_for_the_running_job_are_counted(webui: Any, host: Any) -> None:
+    webui.lock._pending_threads = [object(), object()]
+    assert host.waiting() == 0, "nobody waits for us while the queue is not ours"
+    with host.borrow_model():
+        assert host.waiting() == 2
 
 
 # -- the loan ------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 
 V1 = "/lora-eval/v1"
 PATIENCE = 900.0
+ENDED = ("finished", "failed", "interrupted", "paused")
 SIDE = 64
 SETTINGS = {
     "steps": 3,
@@ -76,6 +77,14 @@ class Webui:
         with Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))) as image:
             return np.asarray(image.convert("RGB"))
 
+    def checkpoint(self) -> str:
+        """The checkpoint that is chosen."""
+        return str(self.call("/sdapi/v1/options")["sd_model_checkpoint"])
+
+    def choose(self, checkpoint: str) -> None:
+        """Choose a checkpoint; comes back when the WebUI has taken it, which may wait for a running job."""
+        self.call("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint})
+
     def job(self, id: str) -> dict[str, Any]:
         return dict(self.call(f"{V1}/jobs/{id}"))
 
@@ -84,7 +93,7 @@ class Webui:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             state = self.job(id)
-            if reached(state) or state["status"] in ("finished", "failed", "interrupted"):
+            if reached(state) or state["status"] in ENDED:
                 return state
             time.sleep(0.05)
         raise AssertionError(f"job {id} is still {state['status']} after {PATIENCE:.0f} s: {state}")

@@ -6,6 +6,7 @@ its data folder). Tests that look inside the process also want ``tests/live/prob
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,18 @@ def webui(pytestconfig: pytest.Config) -> Webui:
     # the first picture loads the model
     site.txt2img("a cat")
     return site
+
+
+@pytest.fixture
+def other_checkpoint(webui: Webui, pytestconfig: pytest.Config) -> Iterator[str]:
+    """The name of a second checkpoint; at the end the WebUI's own is chosen again, whatever happened."""
+    name = pytestconfig.getoption("--webui-other-checkpoint")
+    if not name:
+        pytest.skip("needs a second checkpoint: --webui-other-checkpoint NAME")
+    own = webui.checkpoint()
+    yield str(name)
+    if webui.checkpoint() != own:
+        webui.choose(own)
 
 
 @pytest.fixture(scope="session")

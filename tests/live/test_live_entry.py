@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.client import HttpError
+from tests.live.client import ENDED, HttpError
 
 
 def test_health(webui: Any) -> None:
@@ -57,7 +57,7 @@ def test_reload_ui_leaves_the_running_job_alone(webui: Any) -> None:
     webui.until(id, lambda state: state["done"] >= 2)
     webui.call("/lora-eval-probe/reload", {})
     state: dict[str, Any] = {}
-    while state.get("status") not in ("finished", "failed", "interrupted"):
+    while state.get("status") not in ENDED:
         time.sleep(0.2)
         # for some seconds there are no routes: the page is being built anew
         with contextlib.suppress(HttpError, OSError):

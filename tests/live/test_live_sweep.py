@@ -6,6 +6,7 @@ import csv
 import io
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,21 +107,31 @@ def test_a_users_picture_comes_within_one_batch(webui: Any, other_lora: str, run
     assert got[0][1] <= 3
 
 
-def test_a_switched_checkpoint_is_noticed_and_switching_back_resumes(
-    webui: Any, other_lora: str, run: str, pytestconfig: pytest.Config
+def test_a_switched_checkpoint_pauses_the_sweep_and_resume_ends_it(
+    webui: Any, other_lora: str, run: str, other_checkpoint: str
 ) -> None:
-    other = pytestconfig.getoption("--webui-other-checkpoint")
-    if not other:
-        pytest.skip("needs a second checkpoint: --webui-other-checkpoint NAME")
-    lora, own = f"models/Lora/{other_lora}.safetensors", webui.call("/sdapi/v1/options")["sd_model_checkpoint"]
+    lora, own = f"models/Lora/{other_lora}.safetensors", webui.checkpoint()
     id = webui.score(lora, run=run, batch_size=1, seeds=4)
     webui.until(id, lambda state: state["done"] >= 2)
-    webui.call("/sdapi/v1/options", {"sd_model_checkpoint": other})
+    webui.choose(other_checkpoint)
     state = webui.over(id)
-    webui.call("/sdapi/v1/options", {"sd_model_checkpoint": own})
-    assert state["status"] == "failed" and "switch" in state["error"] and "resume" in state["error"]
-    again = webui.over(webui.score(lora, run=run, batch_size=1, seeds=4))
+    assert (state["status"], state["resumable"]) == ("paused", True), state["error"]
+    for word in (Path(own.split(" ")[0]).stem, Path(other_checkpoint).stem, "press Resume"):
+        assert word in state["error"]
+    done = state["done"]
+    assert 2 <= done < state["total"]
+    # resumed too early it says so again, and loses nothing
+    webui.call(f"/lora-eval/v1/jobs/{id}/resume", {})
+    early = webui.over(id)
+    assert (early["status"], early["resumable"]) == ("paused", True) and "press Resume" in early["error"]
+    webui.choose(own)
+    images = webui.data / "outputs" / "lora-eval" / run / "images"
+    kept = {path.name: path.stat().st_mtime_ns for path in images.glob("*.png")}
+    assert len(kept) >= done
+    webui.call(f"/lora-eval/v1/jobs/{id}/resume", {})
+    again = webui.over(id)
     assert again["status"] == "finished", again["error"]
+    assert {name: (images / name).stat().st_mtime_ns for name in kept} == kept
     for row in cells(webui, run)[::5]:
         assert np.array_equal(webui.picture(run, row["image"]), by_api(webui, row, other_lora))
 

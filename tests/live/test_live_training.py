@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 STAGES = [("encode_images", 5), ("encode_text", 6), ("denoise", 0), ("draw", 1)]
 KEPT = ("tensors", "flags", "hooks", "forwards", "random", "loras", "object")
@@ -124,6 +127,37 @@ def test_a_picture_asked_for_during_training_waits_and_is_the_same(webui: Any) -
     webui.over(id)
     user.join()
     assert np.array_equal(got[0][0], base) and got[0][1] == "finished"
+
+
+def test_a_switched_checkpoint_pauses_the_training_and_resume_ends_as_if_nothing_had_happened(
+    webui: Any, other_checkpoint: str
+) -> None:
+    own, base = webui.checkpoint(), webui.txt2img("a cat")
+    name = f"live-switch-{time.time_ns()}"
+    whole = webui.over(webui.train(name=f"{name}-whole", max_steps=12))
+    assert whole["status"] == "finished", whole["error"]
+    id = webui.train(name=name, max_steps=12)
+    webui.until(id, lambda state: state["total"] == 12 and state["done"] >= 2)
+    # the WebUI loads the other one as soon as the training lets go
+    user = threading.Thread(target=webui.choose, args=(other_checkpoint,))
+    user.start()
+    state = webui.over(id)
+    user.join()
+    assert (state["status"], state["resumable"]) == ("paused", True), state["error"]
+    for word in (Path(own.split(" ")[0]).stem, Path(other_checkpoint).stem, "press Resume"):
+        assert word in state["error"]
+    assert 2 <= state["done"] < 12 and webui.data.joinpath(state["result"]["lora"]).is_file()
+    assert np.any(webui.txt2img("a cat") != base), "the user's own choice draws"
+    webui.call(f"/lora-eval/v1/jobs/{id}/resume", {})
+    early = webui.over(id)
+    assert (early["status"], early["resumable"]) == ("paused", True) and "press Resume" in early["error"]
+    webui.choose(own)
+    webui.call(f"/lora-eval/v1/jobs/{id}/resume", {})
+    again = webui.over(id)
+    assert (again["status"], again["done"]) == ("finished", 12), again["error"]
+    assert np.array_equal(webui.txt2img("a cat"), base)
+    first, second = (load_file(webui.data / one["result"]["lora"]) for one in (whole, again))
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_bad_requests_start_nothing(webui: Any) -> None:
