@@ -20,7 +20,10 @@ class Folders:
 
     def __init__(self, root: Path) -> None:
         self.lora_folder, self.output_folder = root / "Lora", root / "lora-eval"
-        self.refreshed = 0
+        self.refreshed = self.in_line = 0
+
+    def waiting(self) -> int:
+        return self.in_line
 
     def samplers(self) -> list[str]:
         return ["Euler"]
@@ -120,10 +123,14 @@ def test_the_running_job_is_shown_before_the_last_run_on_disk(desk: Desk, folder
     assert view.job is not None and view.job.id == id and view.folder == folders.output_folder / "now"
     # another page asks the same and sees the same
     assert desk.training().job == view.job
+    assert view.waiting == 0
+    folders.in_line = 1
+    assert desk.training().waiting == 1
     assert [job.id for job in desk.waiting()] == [id]
     release.set()
     desk.queue.wait(id, 20)
     assert desk.waiting() == []
+    assert desk.training().waiting == 0, "who waits now does not wait for this training"
 
 
 def test_the_stamp_changes_with_the_history(desk: Desk, folders: Folders) -> None:
