@@ -3,6 +3,11 @@
 The target is what the same hooked network says at multiplier 0, so no second model is held. The idea is that of prior
 preservation (Ruiz et al. 2023, "DreamBooth", https://arxiv.org/abs/2208.12242), by distillation of the prediction
 instead of by drawn class pictures, as concept editing does (Gandikota et al. 2023, https://arxiv.org/abs/2303.07345).
+
+Only the noisier half of the schedule is pulled. What a picture shows is decided there, where the prompt is all that the
+network has to go by; at low noise it reads the content off the latents and hardly heeds the prompt (Balaji et al. 2022,
+"eDiff-I", https://arxiv.org/abs/2211.01324). The latents being those of the concept's own pictures, a pull at low noise
+would unlearn how the concept is drawn and lower no leak (figures: docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -21,11 +26,13 @@ from lora_eval.errors import ConfigError
 from lora_eval.host.protocol import BorrowedModel, Conditioning
 from lora_eval.lora.layers import LoraNetwork
 from lora_eval.training.config import TrainConfig
-from lora_eval.training.loss import add_noise, draw_noise, min_snr_weights, squared_error
+from lora_eval.training.loss import add_noise, draw_noise, min_snr_weights, squared_error, stratified_timesteps
 from lora_eval.training.randomness import python_random, torch_random
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+FIRST_TIMESTEP, LAST_TIMESTEP = 500, 999
 
 Denoise = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
 
@@ -124,6 +131,11 @@ class HardNegatives:
     def count(pictures: int) -> int:
         """How many of a batch's pictures are also shown with a negative prompt: half of them, at least one."""
         return -(-pictures // 2)
+
+    @staticmethod
+    def timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
+        """(count,) int64 from FIRST_TIMESTEP to LAST_TIMESTEP, one in each of ``count`` equal parts, shuffled."""
+        return FIRST_TIMESTEP + stratified_timesteps(count, generator, LAST_TIMESTEP + 1 - FIRST_TIMESTEP)
 
     def errors(
         self, step: int, part: int, latents: torch.Tensor, bucket: tuple[int, int], timesteps: torch.Tensor

@@ -179,7 +179,7 @@ class Stepper:
         if self.negatives is None or not self.negatives.begun(step):
             return []
         counts = [self.negatives.count(len(batch.indices)) for batch in batches]
-        drawn = stratified_timesteps(sum(counts), torch_random(self.config.seed, "negative timesteps", step))
+        drawn = self.negatives.timesteps(sum(counts), torch_random(self.config.seed, "negative timesteps", step))
         return list(drawn.split(counts))
 
     def _errors(
