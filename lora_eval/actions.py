@@ -70,9 +70,11 @@ def submit_train(queue: JobQueue, host: HostGetter, config: TrainConfig, resume:
 
     def run(handle: Handle) -> dict[str, Any]:
         from lora_eval.training.loop import train
+        from lora_eval.training.watch import load_watcher
 
         handle.say("starting")
-        result = train(cast(Host, _Followed(host(), handle)), config, resume=resume)
+        encoder = load_watcher(host(), config, current_settings().encoder, handle.say)
+        result = train(cast(Host, _Followed(host(), handle)), config, resume=resume, encoder=encoder)
         handle.result = as_json(result)
         if result.stopped == "interrupted":
             raise Interrupted(result.message)

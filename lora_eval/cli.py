@@ -58,6 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("config", type=Path, metavar="CONFIG.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
     train.add_argument("--resume", action="store_true", help="go on where an interrupted run of this config stopped")
+    train.add_argument(
+        "--encoder", default="auto", help="what measures the test pictures (measure_samples): open_clip model or folder"
+    )
 
     check = commands.add_parser("check", parents=[common], help="check a dataset; exit 1 when it has errors")
     check.add_argument("data", type=Path, metavar="DATA_DIR")

@@ -86,6 +86,7 @@ def train(arguments: argparse.Namespace) -> int:
     """``train CONFIG.yaml [key=value ...]``."""
     from lora_eval.training.config import load_config
     from lora_eval.training.loop import train as run_training
+    from lora_eval.training.watch import load_watcher
 
     config = load_config(arguments.config, arguments.overrides)
     if arguments.model is None:
@@ -94,8 +95,10 @@ def train(arguments: argparse.Namespace) -> int:
         # asked for on the command line: it wins over the file's own
         config.base_model = None
     progress = _Progress(arguments.quiet)
+    host = _host(arguments, progress)
+    encoder = load_watcher(host, config, arguments.encoder, None if arguments.quiet else _say)
     with progress.interruptible():
-        result = run_training(_host(arguments, progress), config, resume=arguments.resume)
+        result = run_training(host, config, resume=arguments.resume, encoder=encoder)
     for note in result.notes:
         print(f"note: {note}")
     print(result.message)
@@ -105,6 +108,10 @@ def train(arguments: argparse.Namespace) -> int:
     if result.stopped == "interrupted":
         raise Interrupted
     return BAD if result.stopped == "diverged" else GOOD
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr)
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -143,16 +150,13 @@ def caption(arguments: argparse.Namespace) -> int:
     def show(done: int, total: int) -> None:
         print(f"\rcaptions: {done}/{total}", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
-    def say(what: str) -> None:
-        print(what, file=sys.stderr)
-
     quiet = arguments.quiet
     found = caption_folder(
         arguments.data,
         order,
         dry_run=arguments.dry_run,
         progress=None if quiet else show,
-        say=None if quiet else say,
+        say=None if quiet else _say,
     )
     if arguments.dry_run and found.changes:
         print(diff(found.changes))
@@ -169,12 +173,14 @@ def curve(arguments: argparse.Namespace) -> int:
     """``curve FILE``: one word and why; exit 1 unless the curve converged or still falls."""
     from lora_eval.training.curve import diagnose
     from lora_eval.training.logs import read_history
+    from lora_eval.training.watch import samples_beside
 
     history = read_history(arguments.file)
     found = diagnose(
         history.step,
         history.loss,
         history.val_loss if len(history.val_loss) else None,
+        samples_beside(arguments.file),
         val_step=history.val_step if len(history.val_loss) else None,
         val_error=history.val_error if len(history.val_error) else None,
         averaged=history.averaged,

@@ -58,6 +58,8 @@ class TrainConfig:
         save_steps: checkpoint every so many steps; 0 = only at the end. save_dtype: of the files.
         sample_prompts, sample_steps (every so many steps), samples_per_prompt, sample_seed, sample_negative, sampler,
             sampler_steps, sample_cfg: test pictures by the host's own sampler.
+        measure_samples: measure them (fidelity, diversity, alignment). sample_early_stop: stop after so many measured
+            steps in a row that an earlier step beats; 0 = advise only.
         trigger, class_word, kind: what is learnt; goes into the LoRA's card and the scorecard.
         cache_latents_to_disk: keep encodings between runs. publish: put the finished LoRA into the LoRA folder.
         seed: of everything random.
@@ -132,6 +134,8 @@ class TrainConfig:
     sampler: str = "Euler"
     sampler_steps: int = key(20, 1, 1000)
     sample_cfg: float = key(7.0, 0, 100)
+    measure_samples: bool = False
+    sample_early_stop: int = key(0, 0, 10_000)
     cache_latents_to_disk: bool = True
     publish: bool = True
 
@@ -173,6 +177,10 @@ class TrainConfig:
         """Raise ConfigError when a key without which nothing can be trained is missing."""
         if not self.train_data_dir:
             raise ConfigError("train_data_dir is missing; set it to the folder with the training pictures")
+        if self.measure_samples and not self.sample_prompts:
+            raise ConfigError("measure_samples needs test pictures; write at least one prompt into sample_prompts")
+        if self.sample_early_stop and not self.measure_samples:
+            raise ConfigError("sample_early_stop goes by measured test pictures; set measure_samples: true")
 
 
 # -- YAML ------------------------------------------------------------------------------------------

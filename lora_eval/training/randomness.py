@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -26,3 +29,16 @@ def torch_random(seed: int, *name: object) -> torch.Generator:
 def python_random(seed: int, *name: object) -> random.Random:
     """A generator for choices and shuffles."""
     return random.Random(derive(seed, *name))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Foreign code may draw from the global generators of Python, numpy and torch: they are put back on leaving."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -40,6 +40,8 @@ MAY_CHANGE = frozenset(
         "sampler",
         "sampler_steps",
         "sample_cfg",
+        "measure_samples",
+        "sample_early_stop",
         "cache_latents_to_disk",
         "publish",
         "gradient_checkpointing",

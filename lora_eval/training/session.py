@@ -22,6 +22,7 @@ from lora_eval.training.negatives import negative_prompts
 from lora_eval.training.optim import Ema, make_optimizer
 from lora_eval.training.order import Order
 from lora_eval.training.prepare import Material, make_network, prepare
+from lora_eval.training.randomness import undisturbed
 from lora_eval.training.records import RunFacts, checkpoint_metadata, write_record
 from lora_eval.training.result import TrainResult
 from lora_eval.training.resume import Progress, State, check_same, load_state, restore, save_state
@@ -44,7 +45,7 @@ class _Diverged(Exception):
 
 
 class _Early(Exception):
-    """The validation loss has not improved for as long as the config allows."""
+    """Validation loss or test pictures have not got better for as long as the config allows."""
 
 
 class Session:
@@ -130,12 +131,17 @@ class Session:
         return self._loop()
 
     def _start_watch(self, resume_at: int | None) -> None:
-        if self.encoder is None or not self.config.sample_prompts:
+        if not self.config.sample_prompts:
+            return
+        if self.encoder is None:
+            if self.config.measure_samples:
+                self.notes.append("test pictures are not measured: the caller gave no encoder")
             return
         shown = self.material.held_out or self.material.concept
         references = [open_picture(picture.item.path) for picture in shown[:64]]
         texts = class_prompts(self.config)
-        self.watch = SampleWatch(self.paths.measured, self.encoder, references, texts, resume_at)
+        with undisturbed(), torch.no_grad():
+            self.watch = SampleWatch(self.paths.measured, self.encoder, references, texts, resume_at)
 
     def _to_device(self, material: Material) -> None:
         """Latents live on the device when they are small: no transfer in each step."""
@@ -219,7 +225,9 @@ class Session:
         except _Diverged as reason:
             return self._diverged(str(reason))
         except _Early as reason:
+            self._picture_advice()
             return self._finish("early", str(reason))
+        self._picture_advice()
         return self._finish("finished", f"{self.total} steps")
 
     def _one(self, stepper: Stepper) -> None:
@@ -245,6 +253,7 @@ class Session:
         self.job.advance(1, text if smooth is None else f"{text}, {smooth:.3f} of the start")
         if step % config.sample_steps == 0 or step == self.total:
             self._samples(step)
+            self._picture_patience(step)
         if held is not None:
             self._patience(step, held.mean)
 
@@ -286,6 +295,21 @@ class Session:
                 f"({self.progress.stale} validations)"
             )
 
+    def _picture_patience(self, step: int) -> None:
+        found = self.watch.decline() if self.watch is not None else None
+        limit = self.config.sample_early_stop
+        if found is not None and limit and found.count >= limit and step < self.total:
+            raise _Early(f"stopped at step {step}: {found.line()}")
+
+    def _picture_advice(self) -> None:
+        found = self.watch.decline() if self.watch is not None else None
+        if found is None:
+            return
+        kept = [step for step, _ in self.paths.checkpoints()]
+        near = min(kept, key=lambda step: (abs(step - found.best), step)) if kept else None
+        mend = "save checkpoints (save_steps) to go back to" if near is None else f"try the checkpoint of step {near}"
+        self.notes.append(f"{found.line()}; {mend}")
+
     # -- writing -----------------------------------------------------------------------------------
 
     def _row(
@@ -316,7 +340,8 @@ class Session:
                     self.borrowed, self.config, self.material.resolution, self.paths.samples, self.paths.name, step
                 )
             if self.watch is not None and drawn:
-                self.watch.measure(step, drawn)
+                with undisturbed(), torch.no_grad():
+                    self.watch.measure(step, drawn)
 
     def _save(self, path: Path, step: int) -> None:
         assert self.network is not None

@@ -5,16 +5,20 @@ Three numbers a step, each against the model before training, in ``samples.csv``
 * fidelity: 0 = as before training, 1 = as alike as the references are among themselves;
 * diversity: mean distance between pictures of one prompt, over that of step 0; a fall is collapse;
 * alignment: similarity to the prompt's text, over that of step 0; a fall is deafness.
+
+Diversity and alignment fall while a concept is learnt, too. What speaks of overfitting is a fall that buys nothing:
+an earlier step was as faithful and better in one of the three (:func:`decline`).
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
@@ -23,6 +27,11 @@ from lora_eval.files import write_text
 from lora_eval.training.curve import Samples
 from lora_eval.training.history import read_rows
 
+if TYPE_CHECKING:
+    from lora_eval.host.protocol import Host
+    from lora_eval.training.config import TrainConfig
+
+SAMPLES_FILE = "samples.csv"
 COLUMNS = ("step", "fidelity", "diversity", "alignment", "clip_i", "distance", "clip_t")
 
 
@@ -85,13 +94,102 @@ class SampleWatch:
         write_text(self.path, text.getvalue())
         return row
 
+    def decline(self) -> Decline | None:
+        """:func:`decline` of what has been measured so far."""
+        return decline(_samples(self.rows))
+
+
+def load_watcher(
+    host: Host, config: TrainConfig, name: str = "auto", say: Callable[[str], None] | None = None
+) -> PictureEncoder | None:
+    """The encoder that ``measure_samples`` asks for, on the CPU so that training keeps its memory; None when off.
+
+    Args:
+        name: as in ``scorecard.embed.load_encoder``; ``auto`` goes by the host's model and the size of the pictures.
+        say: told before a download.
+
+    Raises:
+        ConfigError, HostError: the encoder cannot be had; nothing has been trained yet.
+    """
+    if not config.measure_samples:
+        return None
+    from lora_eval.scorecard.embed import load_encoder, resolve_encoder
+
+    width = (config.resolution or host.native_size())[0]
+    return load_encoder(resolve_encoder(name, host.model(), width), say=say)
+
+
+@dataclass(frozen=True)
+class Decline:
+    """Test pictures that an earlier step beats.
+
+    Attributes:
+        best: the step that beats them: of those that do, the most faithful.
+        since: the first of the measured steps that it (or another) has beaten in a row, up to the last one.
+        count: how many steps that are.
+        lower: what is lower at the last step than at ``best``, as "alignment 0.91 -> 0.70".
+    """
+
+    best: int
+    since: int
+    count: int
+    lower: tuple[str, ...]
+
+    def line(self) -> str:
+        """For a person."""
+        return f"test pictures since step {self.since} are worse than at step {self.best}: {', '.join(self.lower)}"
+
+
+def decline(samples: Samples) -> Decline | None:
+    """Whether the last measured test pictures are beaten by an earlier step; None when not or when it cannot be said.
+
+    A step is beaten when an earlier one was at least as faithful and higher by more than ``samples.tolerance`` in
+    fidelity, diversity or alignment: what has been learnt since then has cost something and brought nothing.
+    """
+    scores = [
+        np.array([np.nan if v is None else float(v) for v in values], dtype=float)
+        for values in (samples.fidelity, samples.diversity, samples.alignment)
+        if values is not None
+    ]
+    names = [n for n in ("fidelity", "diversity", "alignment") if getattr(samples, n) is not None]
+    if samples.fidelity is None:
+        return None
+    faithful = scores[0]
+
+    def rivals(k: int) -> list[int]:
+        return [
+            e for e in range(k) if faithful[e] >= faithful[k] and any(s[e] - s[k] > samples.tolerance for s in scores)
+        ]
+
+    last = len(samples.step) - 1
+    count = 0
+    while last - count >= 0 and rivals(last - count):
+        count += 1
+    if not count:
+        return None
+    best = max(rivals(last), key=lambda e: (faithful[e], -e))
+    lower = tuple(
+        f"{name} {score[best]:.2f} -> {score[last]:.2f}"
+        for name, score in zip(names, scores, strict=True)
+        if score[best] - score[last] > samples.tolerance
+    )
+    return Decline(int(samples.step[best]), int(samples.step[last - count + 1]), count, lower)
+
 
 def read_samples(path: Path) -> Samples | None:
     """``samples.csv`` as the diagnosis of the curve takes it; None when there is none. Raises RunError."""
     if not Path(path).is_file():
         return None
-    rows = read_rows(path)
+    return _samples(read_rows(path))
 
+
+def samples_beside(path: Path | str) -> Samples | None:
+    """The measured test pictures of the run that a history (or run folder) belongs to; None when there are none."""
+    path = Path(path)
+    return read_samples((path if path.is_dir() else path.parent) / SAMPLES_FILE)
+
+
+def _samples(rows: Sequence[Mapping[str, float | None]]) -> Samples:
     def column(name: str) -> list[float]:
         return [np.nan if (value := row.get(name)) is None else float(value) for row in rows]
 

@@ -81,6 +81,8 @@ ELSEWHERE = {
     "validation_steps": "test_loop: history",
     "cache_latents_to_disk": "test_loop: caches",
     "samples_per_prompt": "test_watch",
+    "measure_samples": "test_watch",
+    "sample_early_stop": "test_watch",
 }
 WRITTEN = {"save_steps", "save_dtype", "publish", "sample_prompts", "sample_steps", "sample_seed", "sample_negative"}
 WRITTEN |= {"sampler", "sampler_steps", "sample_cfg", "class_word", "kind", "trigger", "lora_rank"}

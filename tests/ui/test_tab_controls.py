@@ -37,6 +37,7 @@ ENTERED: dict[str, tuple[Any, Any]] = {
     "sample_steps": (50, 50), "samples_per_prompt": (2, 2), "sample_seed": (9, 9),
     "sample_negative": ("blurry", "blurry"),
     "sampler": ("DPM++ 2M", "DPM++ 2M"), "sampler_steps": (30, 30), "sample_cfg": ("5", 5.0),
+    "measure_samples": (True, True), "sample_early_stop": (3, 3),
     "cache_latents_to_disk": (False, False), "publish": (False, False), "reg_data_dir": ("/data/dogs", "/data/dogs"),
     "hard_negative_prompts": ("a dog\na cat", ["a dog", "a cat"]), "hard_negative_weight": ("0.5", 0.5),
     "hard_negative_start": ("0.6", 0.6), "prior_loss_weight": ("0.5", 0.5), "on_out_of_memory": ("stop", "stop"),
