@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,9 +28,13 @@ class ScoreOrder:
         loras: LoRA files, one or several checkpoints.
         data: folder of reference pictures.
         out: run folder; the same again goes on where it stopped.
-        weights: range as in the X/Y/Z plot. seeds, prompts: how many. suite: shipped name or file.
+        weights: range as in the X/Y/Z plot. suite: shipped name or file.
+        seeds, prompts: how many, or which; prompts are counted from 1.
         preset, kind, trigger, class_word, encoder: see ``scorecard.plan.make_plan``.
         sampling: names of the WebUI's txt2img: sampler, scheduler, steps, cfg_scale, width, height, clip_skip.
+        axes: what spans the map of the pictures, see ``scorecard.plan.AXES``.
+        budget, minutes: the most pictures, or the most time, of an adaptive run; ``preset`` "adaptive" without
+            them takes a third of the grid.
         batch_size: pictures drawn at once. It and ``encoder`` are those of the program's settings when None.
     """
 
@@ -38,8 +42,8 @@ class ScoreOrder:
     data: Path | None = None
     out: Path | None = None
     weights: str | None = None
-    seeds: int | None = None
-    prompts: int | None = None
+    seeds: int | list[int] | None = None
+    prompts: int | list[int] | None = None
     suite: str | None = None
     preset: str = "standard"
     kind: str | None = None
@@ -48,6 +52,9 @@ class ScoreOrder:
     encoder: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
+    axes: tuple[str, str] | None = None
+    budget: int | None = None
+    minutes: float | None = None
 
 
 class _Followed:
@@ -73,32 +80,44 @@ def submit_train(queue: JobQueue, host: HostGetter, config: TrainConfig, resume:
         from lora_eval.training.watch import load_watcher
 
         handle.say("starting")
+        model = _model(handle, host())
         encoder = load_watcher(host(), config, current_settings().encoder, handle.say)
-        result = train(cast(Host, _Followed(host(), handle)), config, resume=resume, encoder=encoder)
-        handle.result = as_json(result)
+        # stopped before its first step it left nothing to go on with
+        kept = handle.result.get("folder") if handle.again else None
+        result = train(cast(Host, _Followed(host(), handle)), config, None, Path(kept) if kept else resume, encoder)
+        handle.result = {**as_json(result), "model": model}
         if result.stopped == "interrupted":
             raise Interrupted(result.message)
         if result.stopped == "diverged":
             raise RunError(result.message)
         return handle.result
 
-    return queue.submit("train", config.run_name(), run)
+    return queue.submit("train", config.run_name(), run, resumable=True)
 
 
-def submit_score(queue: JobQueue, host: HostGetter, order: ScoreOrder) -> str:
+def submit_score(queue: JobQueue, host: HostGetter, asked: ScoreOrder) -> str:
     """Put a scorecard run in line; returns the job's id. Raises HostError when no LoRA is named."""
-    if not order.loras:
+    if not asked.loras:
         raise HostError("no LoRA is chosen; name at least one")
-    names = ", ".join(path.stem for path in order.loras[:3]) + (", ..." if len(order.loras) > 3 else "")
+    names = ", ".join(path.stem for path in asked.loras[:3]) + (", ..." if len(asked.loras) > 3 else "")
 
     def run(handle: Handle) -> dict[str, Any]:
+        from lora_eval import estimate
         from lora_eval.scorecard.run import score
 
         handle.say("starting")
         holder, settings = host(), current_settings()
-        out = order.out or new_score_folder(holder.output_folder, order.loras)
+        model = _model(handle, holder)
+        each = estimate.seconds_each(holder.output_folder, asked) if asked.minutes is not None else None
+        order = estimate.settled(asked, each, estimate.is_tiny(holder))
+        # minutes are counted in pictures once: the speed may be another when the run is gone on with
+        order = replace(order, budget=handle.result.get("budget", order.budget))
+        known = handle.result.get("folder")
+        out = Path(known) if known else order.out or new_score_folder(holder.output_folder, order.loras)
         # known from the start, so that an interrupted run can be found and gone on with
-        handle.result = {"folder": str(out), "run": out.name}
+        handle.result = {"folder": str(out), "run": out.name, "model": model}
+        if order.budget is not None:
+            handle.result["budget"] = order.budget
         card = score(
             cast(Host, _Followed(holder, handle)),
             order.loras,
@@ -115,11 +134,23 @@ def submit_score(queue: JobQueue, host: HostGetter, order: ScoreOrder) -> str:
             sampling=_sampling(holder, order.sampling),
             batch_size=order.batch_size or settings.batch_size,
             encoder=order.encoder or settings.encoder,
+            budget=order.budget,
+            axes=order.axes,
         )
         found = {"verdict": card.verdict, "recommended": {"checkpoint": card.checkpoint, "weight": card.weight}}
         return {**handle.result, **found}
 
-    return queue.submit("score", names, run)
+    return queue.submit("score", names, run, resumable=True)
+
+
+def _model(handle: Handle, host: Host) -> str:
+    """The model's name; a job that is gone on with waits for the one that it began with."""
+    name = host.model().name
+    begun = str(handle.result.setdefault("model", name))
+    if begun != name:
+        handle.paused = f"{name} is loaded, but this run began with {begun}; load {begun} and press Resume"
+        raise Interrupted(handle.paused)
+    return name
 
 
 def new_score_folder(output: Path, loras: Sequence[Path]) -> Path:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,8 +59,10 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes the name, on failure it is removed.
+
+    ``flush`` False leaves it to the system when the bytes reach the disk: for what can be made again.
 
     Raises:
         RunError: the folder cannot be written or the disk is full.
@@ -72,12 +75,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         os.close(handle)
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         # mkstemp makes files private to the owner; a report or a LoRA is read by others too
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if flush:
+            sync_folder(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
@@ -87,14 +92,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    # it can only be read by being set: two threads at once could leave it at 0
+    with _UMASK:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` atomically. Raises RunError."""
-    with atomic_path(path) as temporary:
+_UMASK = threading.Lock()
+
+
+def write_bytes(path: Path, data: bytes, flush: bool = True) -> None:
+    """Write ``data`` atomically, see :func:`atomic_path`. Raises RunError."""
+    with atomic_path(path, flush) as temporary:
         temporary.write_bytes(data)
 
 

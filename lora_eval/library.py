@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,3 +216,30 @@ def newest(paths: Iterable[Path], since: float) -> Path | None:
         if changed >= since and (best is None or changed > best[0]):
             best = (changed, path)
     return None if best is None else best[1]
+
+
+def checkpoint_number(path: Path) -> int | None:
+    """The number that a checkpoint goes by: the one at the end of its name, else the steps of its metadata."""
+    from safetensors import SafetensorError, safe_open
+
+    match = re.search(r"(\d+)$", path.stem)
+    if match and len(match[1]) >= 4:
+        return int(match[1])
+    try:
+        with safe_open(str(path), framework="np") as file:
+            steps = (file.metadata() or {}).get("ss_steps", "")
+    except (SafetensorError, OSError, ValueError):
+        return None
+    return int(steps) if steps.isdigit() else None
+
+
+def pick_checkpoints(loras: Sequence[Path], numbers: Sequence[int]) -> list[Path]:
+    """The LoRAs that have these numbers, in the order of the numbers. Raises ConfigError for one that none has."""
+    by_number = {number: path for path in loras if (number := checkpoint_number(path)) is not None}
+    found = []
+    for number in dict.fromkeys(numbers):
+        if number not in by_number:
+            there = ", ".join(map(str, sorted(by_number))) or "none with a number"
+            raise ConfigError(f"no chosen LoRA is checkpoint {number}; there are {there}")
+        found.append(by_number[number])
+    return found

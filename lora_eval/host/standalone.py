@@ -95,6 +95,11 @@ class StandaloneHost(Host):
         return self._load().info
 
     @property
+    def shipped_model(self) -> bool:
+        """Whether it draws with the shipped tiny model; known before that is loaded."""
+        return self._path.resolve() == default_model().resolve()
+
+    @property
     def lora_folder(self) -> Path:
         return self._lora_folder
 

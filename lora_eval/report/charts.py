@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from lora_eval.language import t
+
 Numbers = Sequence[float] | np.ndarray
 
 
@@ -26,9 +28,8 @@ def radar(entries: Sequence[tuple[str, float | None, float | None, float | None]
         radius = reach * min(max(value, 0.0), 1.0)
         return middle + radius * math.cos(angle), middle + radius * math.sin(angle)
 
-    parts = [
-        f'<svg class="chart radar" viewBox="-64 0 {side + 128} {side}" role="img" aria-label="Six dimensions, 0 to 1">'
-    ]
+    label = escape(t("Six dimensions, 0 to 1"))
+    parts = [f'<svg class="chart radar" viewBox="-64 0 {side + 128} {side}" role="img" aria-label="{label}">']
     for ring in (0.25, 0.5, 0.75, 1.0):
         points = " ".join(_point(at(i, ring)) for i in range(count))
         parts.append(f'<polygon class="{"rim" if ring == 1 else "grid"}" points="{points}"/>')
@@ -47,7 +48,7 @@ def radar(entries: Sequence[tuple[str, float | None, float | None, float | None]
         angle = -math.pi / 2 + 2 * math.pi * index / count
         x, y = middle + (reach + 14) * math.cos(angle), middle + (reach + 18) * math.sin(angle)
         anchor = "middle" if abs(math.cos(angle)) < 0.2 else "start" if math.cos(angle) > 0 else "end"
-        value = "not measured" if score is None else f"{score:.2f}"
+        value = t("not measured") if score is None else f"{score:.2f}"
         parts.append(
             f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(label)}'
             f'<tspan class="quiet" x="{x:.1f}" dy="1.15em">{value}</tspan></text>'
@@ -93,6 +94,25 @@ def difference_bar(value: float | None, low: float | None, high: float | None, r
     return (
         f'{_BAR.format("")}<line class="track" x1="6" x2="194" y1="9" y2="9"/>'
         f'<line class="tick" x1="100" x2="100" y1="2" y2="16"/>{band}'
+        f'<circle class="dot" cx="{x(value):.1f}" cy="9" r="5"/></svg>'
+    )
+
+
+def interval_bar(value: float | None, low: float | None, high: float | None, least: float, most: float) -> str:
+    """A track from ``least`` to ``most`` with the interval as a band and the value as a mark; the tick is 0."""
+    if value is None or not most > least:
+        return f'{_BAR.format(" none")}<line class="track" x1="6" x2="194" y1="9" y2="9"/></svg>'
+
+    def x(number: float) -> float:
+        return 6 + 188 * (number - least) / (most - least)
+
+    band = ""
+    if low is not None and high is not None:
+        left, width = x(low), max(2.0, x(high) - x(low))
+        band = f'<rect class="band" x="{left:.1f}" y="4" width="{width:.1f}" height="10" rx="3"/>'
+    zero = f'<line class="tick" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="2" y2="16"/>' if least <= 0 <= most else ""
+    return (
+        f'{_BAR.format("")}<line class="track" x1="6" x2="194" y1="9" y2="9"/>{zero}{band}'
         f'<circle class="dot" cx="{x(value):.1f}" cy="9" r="5"/></svg>'
     )
 
@@ -150,20 +170,20 @@ def response_curve(curve: dict[str, Any], title: str, advised: float | None = No
     weights, gain = list(curve.get("weights") or []), list(curve.get("gain") or [])
     pairs = [(w, g) for w, g in zip(weights, gain, strict=False) if _finite(w) and _finite(g)]
     if len(pairs) < 2:
-        return '<p class="quiet">not measured: no response over weight</p>'
+        return f'<p class="quiet">{escape(t("not measured: no response over weight"))}</p>'
     low, high = list(curve.get("ci_low") or gain), list(curve.get("ci_high") or gain)
     band = [(w, a, b) for w, a, b in zip(weights, low, high, strict=False) if _finite(a) and _finite(b)]
     values = [g for _, g in pairs] + [v for _, a, b in band for v in (a, b)] + [0.0]
     span = max(values) - min(values) or 1.0
     axes = Axes((min(weights), max(weights)), (min(values) - 0.06 * span, max(values) + 0.1 * span))
-    parts = [axes.open(f"Response of {title} over weight")]
+    parts = [axes.open(t("Response of {0} over weight", title))]
     usable, onset = curve.get("usable") or [], curve.get("onset")
     if usable:
         x0, x1 = axes.x(min(usable)), axes.x(max(usable))
         x0, x1 = (x0, x1) if x1 - x0 > 8 else (x0 - 4, x1 + 4)
         parts += [_rect("usable", x0, axes.top, x1 - x0, axes.bottom - axes.top)]
-        parts += [_text("usable-text", (x0 + x1) / 2, axes.top - 3, "middle", "usable")]
-    parts.append(axes.frame("weight", "gain over weight 0", weights if len(weights) <= 9 else None))
+        parts += [_text("usable-text", (x0 + x1) / 2, axes.top - 3, "middle", t("usable"))]
+    parts.append(axes.frame(t("weight"), t("gain over weight 0"), weights if len(weights) <= 9 else None))
     if band:
         there = [_point((axes.x(w), axes.y(b))) for w, _, b in band]
         back = [_point((axes.x(w), axes.y(a))) for w, a, _ in reversed(band)]
@@ -182,7 +202,7 @@ def response_curve(curve: dict[str, Any], title: str, advised: float | None = No
         x = axes.x(float(onset))
         anchor, shift = ("end", -5) if x > axes.width * 0.7 else ("start", 5)
         parts += [_line("onset", x, axes.top, x, axes.bottom)]
-        parts += [_text("onset-text", x + shift, axes.top + 10, anchor, "distortion from here")]
+        parts += [_text("onset-text", x + shift, axes.top + 10, anchor, t("distortion from here"))]
     return "".join(parts) + "</svg>"
 
 
@@ -203,7 +223,7 @@ def loss_chart(
     keep = np.isfinite(loss)
     step, loss = _blocks(step[keep], loss[keep])
     if len(step) < 2 and len(val_step) < 2:
-        return '<p class="quiet">not measured: fewer than two points</p>'
+        return f'<p class="quiet">{escape(t("not measured: fewer than two points"))}</p>'
     seen = _thin(len(loss))
     smooth = _running_median(loss, seen)
     start = smooth[0] if len(smooth) and smooth[0] > 0 else 1.0
@@ -214,7 +234,7 @@ def loss_chart(
     room = 0.08 * (high - low or 1.0)
     everything = np.concatenate([step, val_step])
     axes = Axes((float(everything.min()), float(everything.max())), (low - room, high + 2 * room))
-    parts = [axes.open(title), axes.frame("step", "loss / first loss")]
+    parts = [axes.open(title), axes.frame(t("step"), t("loss / first loss"))]
     if len(step) > 1:
         parts.append(axes.path(step[seen], np.clip(loss[seen] / start, axes.y0, axes.y1), "raw"))
         parts.append(axes.path(step[seen], curves[0], "line"))

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_eval.files import write_text
+from lora_eval.language import said, t
 from lora_eval.report import charts
-from lora_eval.report.gallery import facts
-from lora_eval.report.markup import interval, number, scroll_table, section, table, text
+from lora_eval.report.markup import interval, number, scroll_table, section, table, text, words
 from lora_eval.report.page import document
 from lora_eval.report.thumbs import BUDGET, Thumbs, href
 from lora_eval.report.words import CELL_FACTS, QUESTIONS, ROLE_WORDS, TITLES
@@ -33,7 +33,7 @@ def write_page(path: Path, comparison: Comparison, budget: int = BUDGET) -> None
 
 def render(comparison: Comparison, root: Path, budget: int = BUDGET) -> str:
     """The page as text; ``root`` is the folder it will lie in."""
-    title = "LoRA comparison: " + " / ".join(side.label for side in comparison.sides)
+    title = t("LoRA comparison: {0}", " / ".join(side.label for side in comparison.sides))
     body = "".join(
         (
             f"<header><h1>{text(title)}</h1>{_verdict(comparison)}</header>",
@@ -45,12 +45,13 @@ def render(comparison: Comparison, root: Path, budget: int = BUDGET) -> str:
         )
     )
     program = comparison.provenance.get("program", "lora-eval")
-    return document(title, body, f"{text(program)}. The same numbers are in compare.csv and compare.json.")
+    return document(title, body, f"{text(program)}. {words('The same numbers are in compare.csv and compare.json.')}")
 
 
 def _verdict(comparison: Comparison) -> str:
     won = comparison.verdict.startswith("Take ")
-    return f'<div class="verdict{"" if won else " none"}"><p class="sentence">{text(comparison.verdict)}</p></div>'
+    sentence = text(said(comparison.verdict))
+    return f'<div class="verdict{"" if won else " none"}"><p class="sentence">{sentence}</p></div>'
 
 
 def _sides(comparison: Comparison) -> str:
@@ -59,45 +60,46 @@ def _sides(comparison: Comparison) -> str:
          len(side.pictures)]
         for side in comparison.sides
     ]  # fmt: skip
-    return section(
-        "What is compared", table(["name", "run", "checkpoint", "step", "weight", "pictures"], rows, (3, 4, 5))
-    )
+    heads = [t(word) for word in ("name", "run", "checkpoint", "step", "weight", "pictures")]
+    return section(t("What is compared"), table(heads, rows, (3, 4, 5)))
 
 
 def _pair(comparison: Comparison, first: str, second: str) -> str:
     """One table: a line for each measure with its difference as a band about 0."""
     mine = [row for row in comparison.rows if (row.first, row.second) == (first, second)]
-    head = "".join(
-        f"<th{css}>{text(name)}</th>"
-        for name, css in (("measure", ""), (first, " class=n"), (second, " class=n"), ("difference", " class=n"),
-                          ("", ""), ("ahead", ""), ("pairs", " class=n"), ("p (Holm)", " class=n"))
-    )  # fmt: skip
+    right = " class=n"
+    heads = ((t("measure"), ""), (first, right), (second, right), (t("difference"), right), ("", ""),
+             (t("ahead"), ""), (t("pairs"), right), (t("p (Holm)"), right))  # fmt: skip
+    head = "".join(f"<th{css}>{text(name)}</th>" for name, css in heads)
     lines, before = [], ""
     for row in mine:
-        shown = "" if row.dimension == before else TITLES[row.dimension]
-        hint = f' title="{text(QUESTIONS[row.dimension])}"'
+        shown = "" if row.dimension == before else t(TITLES[row.dimension])
+        hint = f' title="{words(QUESTIONS[row.dimension])}"'
         lines.append(f"<tr><th scope=row{hint}>{text(shown)}</th>{_line(row)}</tr>")
         before = row.dimension
-    lead = (
+    lead = t(
         "Difference: the first less the second over pictures of the same prompt and seed, with its 95 % interval; a "
         "band across the middle is a tie. Bands have scales of their own. p: sign-flip test, Holm over all "
         "rows that have pairs enough for a test."
     )
-    return section(f"{first} against {second}", scroll_table("", head, "".join(lines)), lead)
+    return section(t("{0} against {1}", first, second), scroll_table("", head, "".join(lines)), lead)
 
 
 def _line(row: Row) -> str:
-    note = f' <span class="quiet small">{text(row.note)}</span>' if row.note else ""
-    measure = f"<td>{text(row.measure)}, {text(row.better)} is better{note}</td>"
+    note = f' <span class="quiet small">{text(said(row.note))}</span>' if row.note else ""
+    measure = f"<td>{text(said(row.measure))}, {words(f'{row.better} is better')}{note}</td>"
     if row.first_value is None or row.second_value is None:
         return (
             measure
-            + "<td class=n>–</td><td class=n>–</td><td class=n>not measured</td><td></td><td></td><td></td><td></td>"
+            + f"<td class=n>–</td><td class=n>–</td><td class=n>{words('not measured')}</td>"
+            + "<td></td><td></td><td></td><td></td>"
         )
     ends = [abs(value) for value in (row.difference, row.ci_low, row.ci_high) if value is not None]
     word = "good" if row.ahead and row.ahead != "tie" else "none"
     ahead = (
-        f'<span class="word {word}">{text(row.ahead)}</span>' if row.ahead else '<span class="quiet">not tested</span>'
+        f'<span class="word {word}">{words(row.ahead)}</span>'
+        if row.ahead
+        else f'<span class="quiet">{words("not tested")}</span>'
     )
     value = interval(row.difference, row.ci_low, row.ci_high, DIGITS)
     return (
@@ -112,33 +114,37 @@ def _line(row: Row) -> str:
 def _gallery(comparison: Comparison, thumbs: Thumbs) -> str:
     """A table for each prompt: seeds down; without LoRA and every side across."""
     sides, first = comparison.sides, comparison.sides[0]
-    heads = ["without LoRA", *(side.label for side in sides)]
+    heads = [t("without LoRA"), *(side.label for side in sides)]
     blocks = []
     for position, prompt in enumerate(dict.fromkeys(key[:2] for key in comparison.keys)):
         lines = []
         for at, key in enumerate(key for key in comparison.keys if key[:2] == prompt):
             ident = f"p{position}s{at}"
-            cells = [_thumb(thumbs, first, first.base.get(key), f"{ident}base", "", f"without LoRA, seed {key.seed}")]
+            bare = t("without LoRA, seed {0}", key.seed)
+            cells = [_thumb(thumbs, first, first.base.get(key), f"{ident}base", "", bare)]
             for n, side in enumerate(sides):
                 # weight 0 of another trigger is another picture: no twin to show
                 same = key in first.base and side.run.plan.trigger == first.run.plan.trigger
                 twin = f"{ident}base" if same else ""
-                title = f"{side.label}, seed {key.seed}"
+                title = t("{0}, seed {1}", side.label, key.seed)
                 cells.append(_thumb(thumbs, side, side.pictures[key], f"{ident}x{n}", twin, title))
             line = "".join(f"<td>{cell}</td>" for cell in cells)
-            lines.append(f"<tr><th scope=row>seed {key.seed}</th>{line}</tr>")
+            lines.append(f"<tr><th scope=row>{words('seed')} {key.seed}</th>{line}</tr>")
         asked = first.run.prompts[prompt]
-        negative = f" <span class=quiet>(negative: {text(asked.negative)})</span>" if asked.negative else ""
+        without = f"{words('negative')}: {text(asked.negative)}"
+        negative = f" <span class=quiet>({without})</span>" if asked.negative else ""
+        about = words(ROLE_WORDS.get(asked.role, ""))
         head = (
             f"<summary>{text(asked.text)}{negative}"
-            f'<span class="tag" title="{text(ROLE_WORDS.get(asked.role, ""))}">{text(asked.role)}</span></summary>'
+            f'<span class="tag" title="{about}">{words(asked.role)}</span></summary>'
         )
         made = scroll_table("grid", "".join(f"<th>{text(name)}</th>" for name in heads), "".join(lines))
         blocks.append(f"<details{' open' if position == 0 else ''}>{head}{made}</details>")
-    lead = "Rows: the same prompt and seed. Click a picture to see it beside weight 0 with its numbers."
+    lead = t("Rows: the same prompt and seed. Click a picture to see it beside weight 0 with its numbers.")
     if thumbs.linked:
-        lead += f" {thumbs.linked} pictures are shown from the runs' folders, which must stay where they are."
-    return section("Side by side", "".join(blocks), lead)
+        beside = "{0} pictures are shown from the folder thumbs, which must lie beside this page."
+        lead += " " + t(beside, thumbs.linked)
+    return section(t("Side by side"), "".join(blocks), lead)
 
 
 def _thumb(thumbs: Thumbs, side: Side, row: Mapping[str, str] | None, ident: str, twin: str, title: str) -> str:
@@ -148,11 +154,26 @@ def _thumb(thumbs: Thumbs, side: Side, row: Mapping[str, str] | None, ident: str
         return '<span class="quiet">–</span>'
     small = " small-pixels" if side.run.plan.sampling.width <= 128 else ""
     twin = f' data-twin="{twin}"' if twin else ""
-    said = text(json.dumps(facts(row, _metrics(row)), ensure_ascii=False))
+    told = text(json.dumps(_facts(row, _metrics(row)), ensure_ascii=False))
+    width, height = thumbs.size(image)
     return (
         f'<button type="button" class="thumb{small}" id="{ident}" title="{text(title)}" data-full="{href(image)}"{twin}'
-        f' data-facts="{said}"><img src="{src}" alt="{text(title)}" loading="lazy"></button>'
+        f' data-facts="{told}"><img src="{src}" alt="{text(title)}" loading="lazy" decoding="async"'
+        f' width="{width}" height="{height}"></button>'
     )
+
+
+def _facts(cell: Mapping[str, Any], metric: Mapping[str, Any]) -> list[list[str]]:
+    """What is said under a picture: words, value, and what the number is."""
+    found = [[t("prompt"), str(cell["prompt"]), ""]]
+    for name, (label, digits, about) in CELL_FACTS.items():
+        value = metric.get(name)
+        if isinstance(value, float) and math.isfinite(value):
+            found.append([t(label), number(value, digits, sign=name.endswith(("_gain", "_delta"))), t(about)])
+    if metric.get("nn_name"):
+        found.append([t("nearest training picture"), str(metric["nn_name"]), ""])
+    found.append([t("file"), str(cell["image"]), ""])
+    return found
 
 
 def _metrics(row: Mapping[str, str]) -> dict[str, Any]:
@@ -174,16 +195,15 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _notes(comparison: Comparison) -> str:
-    rows = "".join(f"<li>{text(note)}</li>" for note in comparison.notes)
-    return section("Good to know", f"<ul>{rows}</ul>" if rows else "")
+    rows = "".join(f"<li>{text(said(note))}</li>" for note in comparison.notes)
+    return section(t("Good to know"), f"<ul>{rows}</ul>" if rows else "")
 
 
 def _provenance(comparison: Comparison) -> str:
-    rows: list[Sequence[Any]] = [[name, _flat(value)] for name, value in comparison.provenance.items()]
-    return section(
-        "Where this comes from",
-        f"<details><summary>Model, settings and encoder</summary>{table(['what', 'value'], rows)}</details>",
-    )
+    rows: list[Sequence[Any]] = [[t(name), _flat(value)] for name, value in comparison.provenance.items()]
+    made = table([t("what"), t("value")], rows)
+    head = words("Model, settings and encoder")
+    return section(t("Where this comes from"), f"<details><summary>{head}</summary>{made}</details>")
 
 
 def _flat(value: Any) -> str:

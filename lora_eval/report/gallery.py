@@ -2,111 +2,105 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import numpy as np
-import pandas as pd
 
-from lora_eval.report.markup import number, scroll_table, section, text
+from lora_eval.language import t
+from lora_eval.report.cells import CellTable
+from lora_eval.report.markup import scroll_table, section, text, words
 from lora_eval.report.sections import Report
-from lora_eval.report.thumbs import href
-from lora_eval.report.words import CELL_FACTS, ROLE_WORDS
+from lora_eval.report.words import ROLE_WORDS
 
 
-def gallery(report: Report) -> str:
-    """The section of all pictures; each opens beside its weight-0 twin with its numbers."""
+def gallery(report: Report, found: CellTable) -> str:
+    """The section of all pictures; each opens beside its weight-0 twin and its nearest reference with its numbers."""
     cells = report.data.cells.reset_index(drop=True)
     metrics = report.measurement.cell_metrics.reset_index(drop=True)
     small = bool((cells["width"].astype(float) <= 128).all()) if "width" in cells else False
+    copied = np.array([str(value) == "True" for value in metrics.get("copy", [False] * len(cells))])
+    report.thumbs.prepare(found.images)
     blocks = []
-    for number_, prompt_id in enumerate(dict.fromkeys(cells["prompt_id"].astype(str))):
-        mine = cells.index[cells["prompt_id"].astype(str) == prompt_id]
+    for place in range(len(found.axes["prompt"])):
+        mine = np.flatnonzero(found.at["prompt"] == place)
         first = cells.loc[mine[0]]
         role = str(first.get("role", ""))
         negative = str(first.get("negative_prompt", "") or "")
-        without = f" <span class=quiet>(negative: {text(negative)})</span>" if negative else ""
+        without = f" <span class=quiet>({words('negative')}: {text(negative)})</span>" if negative else ""
+        about = words(ROLE_WORDS[role]) if role in ROLE_WORDS else ""
         head = (
             f"<summary>{text(first['prompt'])}{without}"
-            f'<span class="tag" title="{text(ROLE_WORDS.get(role, ""))}">{text(role)}</span></summary>'
+            f'<span class="tag" title="{about}">{text(t(role) if role else "")}</span></summary>'
         )
-        blocks.append(
-            f"<details{' open' if number_ == 0 else ''}>{head}{_table(report, cells, metrics, mine, small)}</details>"
-        )
+        made = _table(report, found, mine, copied, small)
+        blocks.append(f"<details{' open' if place == 0 else ''}>{head}{made}</details>")
     linked = report.thumbs.linked
-    lead = "Rows: seeds and checkpoints; columns: weights. Click a picture to see it beside weight 0 with its numbers."
-    if linked:
-        lead += f" {linked} pictures are shown from the images folder, which must lie beside this page."
-    return section("All pictures", "".join(blocks), lead)
-
-
-def _table(report: Report, cells: pd.DataFrame, metrics: pd.DataFrame, mine: pd.Index, small: bool) -> str:
-    part = cells.loc[mine]
-    weights = sorted({float(w) for w in part["weight"]})
-    checkpoints = list(
-        dict.fromkeys(str(c) for c, w in zip(part["checkpoint"], part["weight"], strict=True) if float(w) != 0)
+    lead = t(
+        "Rows: seeds and checkpoints; columns: weights. Click a picture to see it beside weight 0 and its nearest "
+        "reference, with its numbers; arrow keys go on."
     )
-    at = {
-        (int(row.seed), "" if float(row.weight) == 0 else str(row.checkpoint), float(row.weight)): int(index)
-        for index, row in zip(part.index, part.itertuples(), strict=True)
+    if linked:
+        lead += " " + t("{0} pictures are shown from the folder thumbs, which must lie beside this page.", linked)
+    return section(t("All pictures"), "".join(blocks), lead)
+
+
+def _table(report: Report, found: CellTable, mine: np.ndarray, copied: np.ndarray, small: bool) -> str:
+    at = {axis: index[mine] for axis, index in found.at.items()}
+    weights = sorted(set(at["weight"].tolist()))
+    checkpoints = [c for c in sorted(set(at["checkpoint"].tolist())) if found.axes["checkpoint"][c]]
+    cell = {
+        (s, c, w): int(i)
+        for s, c, w, i in zip(
+            at["seed"].tolist(), at["checkpoint"].tolist(), at["weight"].tolist(), mine.tolist(), strict=True
+        )
     }
-    head = "".join(f"<th>{weight:g}</th>" for weight in weights)
+    zero = next((w for w in weights if float(found.axes["weight"][w]) == 0), -1)
+    head = "".join(f"<th>{found.axes['weight'][w]}</th>" for w in weights)
     lines = []
-    for seed in sorted({int(value) for value in part["seed"]}):
-        base = at.get((seed, "", 0.0))
-        for position, checkpoint in enumerate(checkpoints):
-            label = f"seed {seed}" if len(checkpoints) == 1 else f"{checkpoint} · seed {seed}"
+    for seed in sorted(set(at["seed"].tolist())):
+        for position, checkpoint in enumerate(checkpoints or [0]):
+            shown = f"{t('seed')} {found.axes['seed'][seed]}"
+            label = shown if len(checkpoints) <= 1 else f"{found.axes['checkpoint'][checkpoint]} · {shown}"
             row = [f'<th scope="row" title="{text(label)}">{text(label)}</th>']
             for weight in weights:
-                if weight == 0:
+                if weight == zero:
                     if position == 0:
-                        row.append(
-                            f"<td rowspan={len(checkpoints)}>{_thumb(report, cells, metrics, base, None, small)}</td>"
-                        )
+                        thumb = _thumb(report, found, cell.get((seed, 0, zero)), small)
+                        row.append(f"<td rowspan={max(1, len(checkpoints))}>{thumb}</td>")
                     continue
-                index = at.get((seed, checkpoint, weight))
-                thumb = _thumb(report, cells, metrics, index, base, small)
-                row.append(f"<td{_mark(report, metrics, index, checkpoint, weight)}>{thumb}</td>")
+                index = cell.get((seed, checkpoint, weight))
+                marked = _mark(found, copied, index, checkpoint, weight)
+                row.append(f"<td{marked}>{_thumb(report, found, index, small)}</td>")
             lines.append(f"<tr{' class=first' if position == 0 else ''}>{''.join(row)}</tr>")
     return scroll_table("grid", head, "".join(lines))
 
 
-def _mark(report: Report, metrics: pd.DataFrame, index: int | None, checkpoint: str, weight: float) -> str:
+def _mark(found: CellTable, copied: np.ndarray, index: int | None, checkpoint: int, weight: int) -> str:
     classes = []
-    if (checkpoint, weight) == (report.card.checkpoint, report.card.weight):
+    if (checkpoint, weight) == (found.pick["checkpoint"], found.pick["weight"]):
         classes.append("pick")
-    if index is not None and "copy" in metrics and str(metrics["copy"].iloc[index]) == "True":
+    if index is not None and copied[index]:
         classes.append("odd")
     return f' class="{" ".join(classes)}"' if classes else ""
 
 
-def _thumb(
-    report: Report, cells: pd.DataFrame, metrics: pd.DataFrame, index: int | None, base: int | None, small: bool
-) -> str:
+def _thumb(report: Report, found: CellTable, index: int | None, small: bool) -> str:
     if index is None:
         return '<span class="quiet">–</span>'
-    cell = cells.loc[index]
-    image = str(cell["image"])
+    image = found.images[index]
     src = report.thumbs.src(image)
-    where = f"{cell['checkpoint']} at {float(cell['weight']):g}" if float(cell["weight"]) else "without LoRA"
-    title = f"{where}, seed {int(cell['seed'])}"
-    twin = f' data-twin="c{base}"' if base is not None else ""
+    width, height = report.thumbs.size(image)
+    title = cell_title(found, index)
     return (
-        f'<button type="button" class="thumb{" small-pixels" if small else ""}" id="c{index}" title="{text(title)}"'
-        f' data-full="{href(image)}"{twin} data-facts="{text(json.dumps(facts(cell, metrics.loc[index])))}">'
-        f'<img src="{src}" alt="{text(title)}" loading="lazy"></button>'
+        f'<button type="button" class="thumb{" small-pixels" if small else ""}" id="c{index}" data-cell="{index}" '
+        f'title="{text(title)}"><img src="{src}" alt="{text(title)}" loading="lazy" decoding="async" '
+        f'width="{width}" height="{height}"></button>'
     )
 
 
-def facts(cell: Any, metric: Any) -> list[list[str]]:
-    """What is said under a picture: pairs of words and value."""
-    found = [["prompt", str(cell["prompt"])]]
-    for name, (words, digits) in CELL_FACTS.items():
-        value = metric.get(name)
-        if isinstance(value, (int, float, np.number)) and not np.isnan(float(value)):
-            found.append([words, number(float(value), digits, sign=name.endswith(("_gain", "_delta")))])
-    nearest = metric.get("nn_name")
-    if isinstance(nearest, str) and nearest:
-        found.append(["nearest training picture", nearest])
-    found.append(["file", str(cell["image"])])
-    return found
+def cell_title(found: CellTable, index: int) -> str:
+    """Checkpoint, weight and seed of a picture in words."""
+    weight = found.axes["weight"][found.at["weight"][index]]
+    checkpoint = found.axes["checkpoint"][found.at["checkpoint"][index]]
+    seed = found.axes["seed"][found.at["seed"][index]]
+    if not checkpoint:
+        return t("without LoRA, seed {0}", seed)
+    return t("{0} at {1}, seed {2}", checkpoint, weight, seed)

@@ -7,10 +7,17 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from lora_eval.language import t
+
 
 def text(value: Any) -> str:
     """Escaped for element content and for attributes in double quotes."""
     return escape(str(value), quote=True)
+
+
+def words(template: str, *values: Any) -> str:
+    """A text of the page in the reader's language, escaped."""
+    return text(t(template, *values))
 
 
 def number(value: Any, digits: int = 2, sign: bool = False) -> str:
@@ -24,7 +31,7 @@ def interval(value: Any, low: Any, high: Any, digits: int = 2) -> str:
     """``0.72 (0.61 to 0.80)``; the value alone where there is no interval."""
     if low is None or high is None or value is None:
         return number(value, digits)
-    return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
+    return f"{number(value, digits)} {t('({0} to {1})', number(low, digits), number(high, digits))}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Iterable[int] = ()) -> str:

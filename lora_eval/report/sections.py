@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import LoraEvalError
+from lora_eval.language import said, t
 from lora_eval.report import charts
-from lora_eval.report.markup import interval, number, pair, scroll_table, section, table, text
+from lora_eval.report.markup import interval, number, pair, scroll_table, section, table, text, words
 from lora_eval.report.thumbs import Thumbs, href
 from lora_eval.report.words import COMPARED, QUESTIONS, TITLES
 from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measure, Measurement, RunData, Scorecard
@@ -44,29 +45,27 @@ def verdict(report: Report) -> str:
     if card.checkpoint is not None and card.weight is not None:
         tag = f"<lora:{card.checkpoint}:{card.weight:g}>"
         use = (
-            f'<div class="use"><span>In the prompt: <code>{text(tag)}</code></span>'
-            f'<button class="noprint" data-copy="{text(tag)}">copy</button></div>'
+            f'<div class="use"><span>{words("In the prompt:")} <code>{text(tag)}</code></span>'
+            f'<button class="noprint" data-copy="{text(tag)}" data-done="{words("copied")}">{words("copy")}</button>'
+            "</div>"
         )
-    gates = "".join(f"<li>{text(gate)}</li>" for gate in card.gates)
-    shut = (
-        f'<details class="small"><summary>{len(card.gates)} ruled out</summary><ul>{gates}</ul></details>'
-        if gates
-        else ""
-    )
+    gates = "".join(f"<li>{text(said(gate))}</li>" for gate in card.gates)
+    ruled = words("{0} ruled out", len(card.gates))
+    shut = f'<details class="small"><summary>{ruled}</summary><ul>{gates}</ul></details>' if gates else ""
     kind = "verdict" if card.checkpoint is not None else "verdict none"
-    return f'<div class="{kind}"><p class="sentence">{text(card.verdict)}</p>{use}{shut}</div>'
+    return f'<div class="{kind}"><p class="sentence">{text(said(card.verdict))}</p>{use}{shut}</div>'
 
 
 def dimensions(report: Report) -> str:
     """Radar, what to change next time, and the six answers."""
     found = [report.dimension(name) for name in DIMENSIONS]
-    radar = charts.radar([(TITLES[d.name], d.score, d.ci_low, d.ci_high) for d in found])
+    radar = charts.radar([(t(TITLES[d.name]), d.score, d.ci_low, d.ci_high) for d in found])
     answers = "".join(_answer(d) for d in found)
-    where = "the least bad checkpoint and weight"
+    where = t("At the least bad checkpoint and weight.")
     if report.card.checkpoint is not None:
-        where = f"{report.card.checkpoint}, weight {report.card.weight:g}"
+        where = t("At {0}, weight {1}.", report.card.checkpoint, f"{report.card.weight:g}")
     body = f'<div class="six"><div>{radar}{_advice(report)}</div><div class="dims">{answers}</div></div>'
-    return section("Six dimensions", body, f"At {where}. Bands are 95 % intervals.")
+    return section(t("Six dimensions"), body, f"{where} {t('Bands are 95 % intervals.')}")
 
 
 def _answer(d: Dimension) -> str:
@@ -75,22 +74,24 @@ def _answer(d: Dimension) -> str:
         f'<span class="num">{interval(d.score, d.ci_low, d.ci_high)}</span> <span class="quiet small">n = {d.n}</span>'
     )
     if d.score is None:
-        value = '<span class="quiet">no number</span>'
+        value = f'<span class="quiet">{words("no number")}</span>'
     return (
-        f'<article class="dim" id="{text(d.name)}"><header><h3>{text(TITLES[d.name])}</h3>'
-        f'<span class="word {word}">{text(d.verdict)}</span><span class="ask">{text(QUESTIONS[d.name])}</span></header>'
+        f'<article class="dim" id="{text(d.name)}"><header><h3>{words(TITLES[d.name])}</h3>'
+        f'<span class="word {word}">{text(said(d.verdict))}</span>'
+        f'<span class="ask">{words(QUESTIONS[d.name])}</span></header>'
         f'<div class="row">{charts.score_bar(d.score, d.ci_low, d.ci_high)}<div>{value}</div></div>'
-        f'<p class="small">{text(_sentence(d.reason))}</p><p class="small quiet">{text(COMPARED[d.name])}</p></article>'
+        f'<p class="small">{text(_sentence(said(d.reason)))}</p>'
+        f'<p class="small quiet">{words(COMPARED[d.name])}</p></article>'
     )
 
 
 def _advice(report: Report) -> str:
     rows = "".join(
-        f'<li><strong>{text(_sentence(a.change))}</strong><span class="small quiet">'
-        f"{text(TITLES.get(a.dimension, a.dimension))}: {text(a.seen)}</span></li>"
+        f'<li><strong>{text(_sentence(said(a.change)))}</strong><span class="small quiet">'
+        f"{words(TITLES.get(a.dimension, a.dimension))}: {text(said(a.seen))}</span></li>"
         for a in report.card.advice
     )
-    return f'<h2>What to change next time</h2><ul class="advice">{rows}</ul>' if rows else ""
+    return f'<h2>{words("What to change next time")}</h2><ul class="advice">{rows}</ul>' if rows else ""
 
 
 def strength(report: Report) -> str:
@@ -103,30 +104,30 @@ def strength(report: Report) -> str:
         mine = name == chosen
         advised = report.card.weight if mine else None
         mark = ' class="chosen"' if mine else ""
+        also = f" · {words('recommended')}" if mine else ""
         figures.append(
-            f"<figure{mark}><figcaption><strong>{text(name)}</strong>{' · recommended' if mine else ''}</figcaption>"
+            f"<figure{mark}><figcaption><strong>{text(name)}</strong>{also}</figcaption>"
             f"{charts.response_curve(curves[name], name, advised)}</figure>"
         )
-    more = (
-        f'<p class="quiet small">{len(names) - MOST_CURVES} more in summary.csv</p>' if len(names) > MOST_CURVES else ""
-    )
+    left = words("{0} more in summary.csv", len(names) - MOST_CURVES)
+    more = f'<p class="quiet small">{left}</p>' if len(names) > MOST_CURVES else ""
     meaning = next((str(curve.get("response")) for curve in curves.values() if curve.get("response")), "")
     lead = (
-        f"Gain over weight 0: {meaning}. Band: 95 % interval. Ring: the weight to use. Cross: distorted."
+        t("Gain over weight 0: {0}. Band: 95 % interval. Ring: the weight to use. Cross: distorted.", said(meaning))
         if meaning
         else ""
     )
     body = f'<div class="cards">{"".join(figures)}</div>{more}' if figures else ""
-    return section("Is the weight a knob or a switch?", body, lead)
+    return section(t("Is the weight a knob or a switch?"), body, lead)
 
 
 def heat_maps(report: Report) -> str:
     """Checkpoint by weight, a map for each dimension that is measured at both."""
     maps = [_heat(report, name) for name in ("fidelity", "consistency", "generalisation", "alignment")]
     return section(
-        "Checkpoint by weight",
+        t("Checkpoint by weight"),
         f'<div class="cards">{"".join(maps)}</div>' if any(maps) else "",
-        "Scores as above, blue from 0 up, orange below; the outlined cell is recommended.",
+        t("Scores as above, blue from 0 up, orange below; the outlined cell is recommended."),
     )
 
 
@@ -146,40 +147,44 @@ def _heat(report: Report, dimension: str) -> str:
             row = by.get((name, weight))
             value = row.value if row is not None else None
             pick = ' class="pick"' if (name, weight) == (report.card.checkpoint, report.card.weight) else ""
-            hint = text(
-                interval(value, row.ci_low, row.ci_high) if row and value is not None else row.verdict if row else ""
-            )
+            hint = "" if row is None else text(said(row.verdict))
+            if row is not None and value is not None:
+                hint = text(interval(value, row.ci_low, row.ci_high))
             cells.append(f'<td{pick} style="{charts.heat_style(value, low, high)}" title="{hint}">{number(value)}</td>')
         lines.append(f"<tr><th scope=row>{text(name)}</th>{''.join(cells)}</tr>")
     head = "".join(f"<th>{weight:g}</th>" for weight in weights)
     return (
-        f"<figure><figcaption><strong>{text(TITLES[dimension])}</strong></figcaption>"
+        f"<figure><figcaption><strong>{words(TITLES[dimension])}</strong></figcaption>"
         f"{scroll_table('heat', head, ''.join(lines))}</figure>"
     )
 
 
 def leaderboard(report: Report) -> str:
-    """Checkpoints at their best weight; ties named."""
+    """Checkpoints at their best weight with their intervals on one scale; ties named."""
     board = getattr(report.card, "leaderboard", [])
     if len(board) < 2:
         return ""
-    rows = []
+    ends = [entry[key] for entry in board for key in ("value", "ci_low", "ci_high") if entry.get(key) is not None]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    heads = ("checkpoint", "step", "weight", str(board[0].get("measure", "value")), "", "p", "")
+    right = (1, 2, 3, 5)
+    head = "".join(f"<th{' class=n' if at in right else ''}>{text(said(one))}</th>" for at, one in enumerate(heads))
+    lines = []
     for entry in board:
-        state = "recommended" if entry.get("recommended") else "tie" if entry.get("tied") else ""
-        state = ", ".join([*filter(None, [state]), *entry.get("gates", [])])
-        rows.append(
-            [
-                entry["checkpoint"],
-                "–" if entry.get("step") is None else entry["step"],
-                f"{entry['weight']:g}",
-                interval(entry["value"], entry["ci_low"], entry["ci_high"], 3),
-                number(entry.get("p"), 3),
-                state,
-            ]
+        recommended = bool(entry.get("recommended"))
+        state = "recommended" if recommended else "tie" if entry.get("tied") else ""
+        state = ", ".join(t(word) for word in [*filter(None, [state]), *entry.get("gates", [])])
+        bar = charts.interval_bar(entry["value"], entry["ci_low"], entry["ci_high"], low, high)
+        step = "–" if entry.get("step") is None else entry["step"]
+        lines.append(
+            f"<tr{' class=chosen' if recommended else ''}><th scope=row>{text(entry['checkpoint'])}</th>"
+            f"<td class=n>{text(step)}</td><td class=n>{entry['weight']:g}</td>"
+            f"<td class=n>{text(interval(entry['value'], entry['ci_low'], entry['ci_high'], 3))}</td><td>{bar}</td>"
+            f"<td class=n>{number(entry.get('p'), 3)}</td><td>{text(state)}</td></tr>"
         )
-    what = str(board[0].get("measure", "value"))
-    lead = "Each checkpoint at its best weight. p: sign-flip test against the winner, Holm over checkpoints."
-    return section("Which checkpoint?", table(["checkpoint", "step", "weight", what, "p", ""], rows, (1, 2, 4)), lead)
+    lead = t("Each checkpoint at its best weight. p: sign-flip test against the winner, Holm over checkpoints.")
+    made = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return section(t("Which checkpoint?"), f'<div class="scroll">{made}</div>', lead)
 
 
 def loss(report: Report) -> str:
@@ -196,23 +201,24 @@ def loss(report: Report) -> str:
         try:
             history = read_history(path)
         except LoraEvalError as error:
-            figures.append(f'<figure><p class="quiet">not measured: {text(error)}</p></figure>')
+            figures.append(f'<figure><p class="quiet">{text(said(f"not measured: {error}"))}</p></figure>')
             continue
         marks = [(float(step), name) for name, step in steps.items() if name in names and step is not None]
         chart = charts.loss_chart(
-            history.step, history.loss, history.val_step, history.val_loss, marks, f"loss of {', '.join(names)}"
+            history.step, history.loss, history.val_step, history.val_loss, marks, t("loss of {0}", ", ".join(names))
         )
         figures.append(
             f"<figure><figcaption>{_keys(len(history.step), len(history.val_step))} "
             f"<span class=quiet>({text(path.name)})</span></figcaption>"
             f"{chart}{_diagnosis(report, found, names)}</figure>"
         )
-    return section("Training curve", f'<div class="cards">{"".join(figures)}</div>' if figures else "")
+    return section(t("Training curve"), f'<div class="cards">{"".join(figures)}</div>' if figures else "")
 
 
 def _keys(training: int, validation: int) -> str:
-    first = '<span class="key"></span>training' if training else ""
-    return first + (' <span class="key second"></span>validation (held-out pictures)' if validation else "")
+    first = f'<span class="key"></span>{words("training")}' if training else ""
+    second = f' <span class="key second"></span>{words("validation (held-out pictures)")}' if validation else ""
+    return first + second
 
 
 def _diagnosis(report: Report, found: dict[str, dict[str, Any]], names: list[str]) -> str:
@@ -222,9 +228,10 @@ def _diagnosis(report: Report, found: dict[str, dict[str, Any]], names: list[str
         return ""
     name = report.card.checkpoint if report.card.checkpoint in known else known[-1]
     told = found[str(name)]
-    since = f" since step {told['since_step']}" if told.get("since_step") is not None else ""
-    state = f"<strong>{text(told.get('state', ''))}{text(since)}</strong> ({text(name)})"
-    return f"<p>{state}: {text(told.get('reason', ''))}</p>"
+    state = said(str(told.get("state", "")))
+    if told.get("since_step") is not None:
+        state = t("{0} since step {1}", state, told["since_step"])
+    return f"<p><strong>{text(state)}</strong> ({text(name)}): {text(said(str(told.get('reason', ''))))}</p>"
 
 
 def findings(report: Report) -> str:
@@ -233,32 +240,33 @@ def findings(report: Report) -> str:
     drifting = report.dimension("consistency").evidence.get("drifting") or []
     if drifting:
         shown = "".join(_single(report, item) for item in drifting[:24])
-        parts.append(f'<h3>Drifting from the other seeds of their prompt</h3><div class="pairs">{shown}</div>')
+        title = words("Drifting from the other seeds of their prompt")
+        parts.append(f'<h3>{title}</h3><div class="pairs">{shown}</div>')
     copies = report.dimension("generalisation").evidence.get("copies") or []
     if copies:
         shown = "".join(_copy(report, found) for found in copies[:24])
-        parts.append(f'<h3>Copies of training pictures</h3><div class="pairs">{shown}</div>')
+        parts.append(f'<h3>{words("Copies of training pictures")}</h3><div class="pairs">{shown}</div>')
     extremes = report.dimension("fidelity").evidence.get("best_and_worst") or {}
     if extremes:
-        words = {"best": "most like the references", "worst": "least like the references"}
+        which = {"best": "most like the references", "worst": "least like the references"}
         shown = "".join(
-            pair(_picture(report, extremes[key]), f"{word}: {_name(extremes[key])}")
-            for key, word in words.items()
+            pair(_picture(report, extremes[key]), f"{t(word)}: {_name(extremes[key])}")
+            for key, word in which.items()
             if extremes.get(key)
         )
         references = "".join(
-            pair(_picture(report, report.paths[name]), f"reference: {name}")
+            pair(_picture(report, report.paths[name]), t("reference: {0}", name))
             for name in (report.data.references.names[:2] if report.data.references else [])
             if name in report.paths
         )
-        parts.append(f'<h3>Beside the references</h3><div class="pairs">{shown}{references}</div>')
-    return section("Pictures worth a look", "".join(parts))
+        parts.append(f'<h3>{words("Beside the references")}</h3><div class="pairs">{shown}{references}</div>')
+    return section(t("Pictures worth a look"), "".join(parts))
 
 
 def _single(report: Report, item: Any) -> str:
     image = item.get("image") if isinstance(item, dict) else item
     z = (
-        f": {number(item.get('z'), 1)} robust deviations out"
+        t(": {0} robust deviations out", number(item.get("z"), 1))
         if isinstance(item, dict) and item.get("z") is not None
         else ""
     )
@@ -268,8 +276,8 @@ def _single(report: Report, item: Any) -> str:
 def _copy(report: Report, found: dict[str, Any]) -> str:
     source = report.paths.get(str(found.get("training")))
     pictures = _picture(report, found["image"]) + (_picture(report, source) if source is not None else "")
-    likeness = f"cosine {number(found.get('cosine'), 3)}, SSIM {number(found.get('ssim'), 2)}"
-    return pair(pictures, f"{_name(found['image'])} is a copy of {found.get('training', '')}: {likeness}")
+    likeness = t("cosine {0}, SSIM {1}", number(found.get("cosine"), 3), number(found.get("ssim"), 2))
+    return pair(pictures, t("{0} is a copy of {1}: {2}", _name(found["image"]), found.get("training", ""), likeness))
 
 
 def _picture(report: Report, image: Any) -> str:
@@ -286,33 +294,38 @@ def elements(report: Report) -> str:
         rows.append([item.get("prompt", ""), item.get("element", ""), with_lora, without, _share(item, "chance", "")])
     if not rows:
         return ""
-    lead = "Pictures whose caption as asked beats every foil (one thing swapped). Place and number are read weakly."
-    made = table(["prompt", "element", "with LoRA", "without", "by chance"], rows, (2, 3, 4))
-    return section("Does it still listen to the prompt?", made, lead)
+    lead = t("Pictures whose caption as asked beats every foil (one thing swapped). Place and number are read weakly.")
+    heads = [t(word) for word in ("prompt", "element", "with LoRA", "without", "by chance")]
+    return section(t("Does it still listen to the prompt?"), table(heads, rows, (2, 3, 4)), lead)
 
 
 def _share(item: dict[str, Any], won: str, of: str) -> str:
     value, count = item.get(won), item.get(of) if of else None
     if value is None or (of and not count):
         return "–"
-    return f"{value} of {count}" if of else f"{float(value):.0%}"
+    return t("{0} of {1}", value, count) if of else f"{float(value):.0%}"
 
 
 def notes(report: Report) -> str:
     """What was not measured, and what the references are."""
     merged = {**report.data.notes, **report.measurement.notes}
     rows = "".join(
-        f"<li><strong>{text(key.replace('_', ' '))}</strong>: {text(value)}</li>"
-        for key, value in sorted(merged.items())
+        f"<li><strong>{text(_topic(key))}</strong>: {text(said(value))}</li>" for key, value in sorted(merged.items())
     )
-    return section("Good to know", f"<ul>{rows}</ul>" if rows else "")
+    return section(t("Good to know"), f"<ul>{rows}</ul>" if rows else "")
 
 
 def provenance(report: Report) -> str:
     """Everything needed to draw it again."""
-    rows = [[key.replace("_", " "), _flat(value)] for key, value in report.card.provenance.items()]
-    body = f"<details><summary>Model, LoRAs, settings and versions</summary>{table(['what', 'value'], rows)}</details>"
-    return section("Where this comes from", body if rows else "")
+    rows = [[t(key.replace("_", " ")), _flat(value)] for key, value in report.card.provenance.items()]
+    head = words("Model, LoRAs, settings and versions")
+    body = f"<details><summary>{head}</summary>{table([t('what'), t('value')], rows)}</details>"
+    return section(t("Where this comes from"), body if rows else "")
+
+
+def _topic(key: str) -> str:
+    """``generalisation.fidelity_kept`` -> words, each part in the reader's language."""
+    return ", ".join(t(part.replace("_", " ")) for part in key.split("."))
 
 
 def _flat(value: Any) -> str:
@@ -331,4 +344,5 @@ def _name(image: Any) -> str:
 
 def _sentence(words: str) -> str:
     words = words.strip()
-    return words[:1].upper() + words[1:] + ("" if not words or words[-1] in ".!?" else ".")
+    end = "." if words[-1:].isascii() else "。"
+    return words[:1].upper() + words[1:] + ("" if not words or words[-1] in ".!?。" else end)

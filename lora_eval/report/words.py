@@ -34,17 +34,74 @@ ROLE_WORDS = {
     "negative": "with a negative prompt",
     "unrelated": "without the trigger",
 }
-# cells.csv column -> (words, decimals), in the order shown under a picture
+# cells.csv column -> (words, decimals, what it is in a sentence), in the order shown under a picture
 CELL_FACTS = {
-    "clip_i": ("likeness to the references (CLIP-I)", 3),
-    "clip_i_gain": ("likeness gained over weight 0", 3),
-    "clip_t": ("fit to the prompt (CLIP-T)", 3),
-    "clip_t_delta": ("fit against weight 0", 3),
-    "retrieval_rank": ("rank of its own prompt", 1),
-    "elements_won": ("share of elements seen", 2),
-    "effect": ("change from weight 0", 3),
-    "drift_z": ("drift from the other seeds, robust deviations", 1),
-    "distortion_z": ("distortion (above 3 it left weight 0's spread)", 1),
-    "nn_train": ("nearest training picture, cosine", 3),
-    "nn_ssim": ("the same, SSIM", 2),
+    "clip_i": (
+        "likeness to the references (CLIP-I)",
+        3,
+        "Mean cosine between the picture's and the references' image features: 1 would be the same picture.",
+    ),
+    "clip_i_gain": (
+        "likeness gained over weight 0",
+        3,
+        "How much nearer to the references the LoRA brought this prompt and seed; 0 is the base model.",
+    ),
+    "clip_t": (
+        "fit to the prompt (CLIP-T)",
+        3,
+        "Cosine between the picture's and the prompt's features; compare it with other pictures, not with 1.",
+    ),
+    "clip_t_delta": (
+        "fit against weight 0",
+        3,
+        "What the LoRA did to the fit to the prompt for this seed; below 0 it listens less than the base model.",
+    ),
+    "retrieval_rank": (
+        "rank of its own prompt",
+        1,
+        "Place of its own prompt when all prompts of the suite are sorted by their fit to the picture; 1 is best.",
+    ),
+    "elements_won": (
+        "share of elements seen",
+        2,
+        "Share of the things asked for that fit the picture better than every swapped one.",
+    ),
+    "effect": (
+        "change from weight 0",
+        3,
+        "Cosine distance between this picture and that of the same prompt and seed without LoRA.",
+    ),
+    "drift_z": (
+        "drift from the other seeds, robust deviations",
+        1,
+        "How far its style lies from the other seeds of its prompt; above 3 it stands out.",
+    ),
+    "distortion_z": (
+        "distortion (above 3 it left weight 0's spread)",
+        1,
+        "How far clipping, saturation, sharpness and noise lie outside of what the base model draws.",
+    ),
+    "nn_train": (
+        "nearest training picture, cosine",
+        3,
+        "Likeness to the most alike training picture; beside it stands what training pictures reach among themselves.",
+    ),
+    "nn_ssim": (
+        "the same, SSIM",
+        2,
+        "Structural likeness to that training picture, pixel by pixel; 1 is a copy.",
+    ),
 }
+# how a metric colours a map: gain (blue above 0, orange below), level (more is bluer), fault (more is oranger)
+COLOURS = {
+    "clip_i_gain": "gain",
+    "clip_t_delta": "gain",
+    "clip_i": "level",
+    "clip_t": "level",
+    "elements_won": "level",
+    "effect": "level",
+    "drift_z": "fault",
+    "distortion_z": "fault",
+    "nn_train": "fault",
+}
+AXIS_TITLES = {"weight": "weight", "checkpoint": "checkpoint", "prompt": "prompt", "seed": "seed"}

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lora_eval.actions import ScoreOrder
 from lora_eval.errors import ConfigError
+from lora_eval.estimate import ADAPTIVE
+from lora_eval.library import pick_checkpoints
+from lora_eval.scorecard.plan import DEFAULT_AXES
+from lora_eval.scorecard.ranges import parse_int_range, parse_range
 from lora_eval.ui import text
 
 OPTIONAL = ("weights", "seeds", "prompts", "suite", "trigger", "class_word", "batch_size", "encoder")
 SAMPLING = ("sampler", "scheduler", "steps", "cfg_scale", "width", "height", "clip_skip")
-_WHOLE = {"seeds": (1, 1000), "prompts": (1, 1000), "batch_size": (1, 512), "steps": (1, 1000), "clip_skip": (1, 12)}
+MAP = ("x_axis", "x_values", "y_axis", "y_values")
+BUDGET = ("budget", "budget_unit")
+_WHOLE = {"batch_size": (1, 512), "steps": (1, 1000), "clip_skip": (1, 12)}
 _SIDES = {"width": (32, 4096), "height": (32, 4096)}
+_MOST = 1000
 
 
 def make_order(values: Mapping[str, Any], loras: Mapping[str, Path]) -> ScoreOrder:
@@ -29,7 +38,7 @@ def make_order(values: Mapping[str, Any], loras: Mapping[str, Path]) -> ScoreOrd
         raise ConfigError(f"{missing[0]} is not there any more; refresh the list and choose again")
     if data and not Path(data).expanduser().is_dir():
         raise ConfigError(f"{data} is no folder; give the folder of reference pictures, or leave it empty")
-    return ScoreOrder(
+    order = ScoreOrder(
         loras=[loras[label] for label in chosen],
         data=Path(data).expanduser() if data else None,
         preset=str(values.get("preset") or "standard"),
@@ -37,29 +46,81 @@ def make_order(values: Mapping[str, Any], loras: Mapping[str, Path]) -> ScoreOrd
         sampling={name: given[name] for name in SAMPLING if given[name] is not None},
         **{name: given[name] for name in OPTIONAL if given[name] is not None},
     )
+    return _budgeted(_spanned(order, values), values)
+
+
+def _spanned(order: ScoreOrder, values: Mapping[str, Any]) -> ScoreOrder:
+    """The order with both axes; what is entered at an axis wins over the control of that name."""
+    axes = tuple(str(values.get(name) or default) for name, default in zip(MAP[::2], DEFAULT_AXES, strict=True))
+    if axes[0] == axes[1]:
+        raise ConfigError(f"both axes are {axes[0]}; choose two different ones")
+    if axes != DEFAULT_AXES:
+        order = replace(order, axes=(axes[0], axes[1]))
+    for axis, name in zip(axes, MAP[1::2], strict=True):
+        words = str(values.get(name) or "").strip()
+        if not words:
+            continue
+        if axis == "weight":
+            parse_range(words, "weights")
+            order = replace(order, weights=words)
+        elif axis == "seed":
+            order = replace(order, seeds=_places("seeds", words, 0))
+        elif axis == "prompt":
+            order = replace(order, prompts=_places("prompts", words, 1))
+        elif order.loras:
+            order = replace(order, loras=pick_checkpoints(order.loras, parse_int_range(words, "checkpoints")))
+    return order
+
+
+def _budgeted(order: ScoreOrder, values: Mapping[str, Any]) -> ScoreOrder:
+    words = str(values.get("budget") or "").strip()
+    if order.preset != ADAPTIVE or not words:
+        return order
+    number = _number(words)
+    if not 0 < number <= 1_000_000:
+        raise ConfigError(f"budget is {words!r}; write a number above 0, or leave it empty")
+    if values.get("budget_unit") == text.MINUTES:
+        return replace(order, minutes=number)
+    return replace(order, budget=int(number))
+
+
+def _places(name: str, words: str, least: int) -> list[int]:
+    """Whole numbers in the X/Y/Z plot's range syntax."""
+    found = parse_int_range(words, name)
+    if min(found) < least:
+        raise ConfigError(f"{name} are {words!r}; write numbers from {least} up, for example 1-5 or 1, 3")
+    return found
+
+
+def _number(words: str) -> float:
+    try:
+        return float(words)
+    except ValueError:
+        return math.nan
 
 
 def _read(name: str, value: Any) -> Any:
     words = "" if value is None else str(value).strip()
     if not words:
         return None
+    if name in ("seeds", "prompts"):
+        # one number says how many, as in the presets; a range says which
+        if not words.isdigit() and any(mark in words for mark in "-,["):
+            return _places(name, words, 0 if name == "seeds" else 1)
+        if not (words.isdigit() and 1 <= int(words) <= _MOST):
+            raise ConfigError(f"{name} is {words!r}; write how many (1 to {_MOST}) or which (1-5), or leave it empty")
+        return int(words)
     limits = {**_WHOLE, **_SIDES}.get(name)
     if limits is not None:
         low, high = limits
-        try:
-            number = float(words)
-        except ValueError:
-            number = float("nan")
+        number = _number(words)
         if not (low <= number <= high and number == int(number)):
             raise ConfigError(f"{name} is {words!r}; write a whole number from {low} to {high}, or leave it empty")
         if name in _SIDES and number % 8:
             raise ConfigError(f"{name} is {words}; write a multiple of 8, or leave it empty")
         return int(number)
     if name == "cfg_scale":
-        try:
-            number = float(words)
-        except ValueError:
-            number = float("nan")
+        number = _number(words)
         if not 0 <= number <= 100:
             raise ConfigError(f"cfg_scale is {words!r}; write a number from 0 to 100, or leave it empty")
         return number

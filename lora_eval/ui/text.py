@@ -154,15 +154,24 @@ SCORE_KIND = ("What it should have learnt", "from the LoRA: what its training sa
 FROM_LORA = "from the LoRA"
 DATA = ("Reference folder", "pictures of the concept; empty: those of its training")
 PRESET = ("Preset", "how much is drawn: more pictures, narrower intervals")
-PRESETS = ("quick", "standard", "thorough")
+PRESETS = ("quick", "standard", "thorough", "adaptive")
+X_AXIS = ("X axis", "what stands side by side in the map of the pictures")
+Y_AXIS = ("Y axis", "what stands one below the other")
+X_VALUES = ("X values", "range as in the X/Y/Z plot, for example 0-1.2 [7], 100-500(+100) or 1-5; empty: the preset's")
+Y_VALUES = ("Y values", "checkpoints by their steps, prompts by their place in the suite; empty: all")
+AXES = ("weight", "checkpoint", "prompt", "seed")
+BUDGET = ("Budget", "the most that is drawn; it looks where it matters; empty: a third of the thorough grid")
+BUDGET_UNIT = "Budget in"
+PICTURES = "pictures"
+MINUTES = "minutes"
 RUN = "Run"
 WHAT = "What is drawn"
 WEIGHTS = (
     "Weights",
     "range as in the X/Y/Z plot, for example 0-1.2 [7], 0-1(+0.2) or 0.4, 0.6, 0.9; empty: the preset's",
 )
-SEEDS = ("Seeds per prompt", "empty: the preset's")
-PROMPTS = ("Number of prompts", "empty: the preset's")
+SEEDS = ("Seeds per prompt", "how many, or which: 1-5; empty: the preset's")
+PROMPTS = ("Number of prompts", "how many, or which: 1-3, 7; empty: the preset's")
 SUITE = ("Prompt suite", "a shipped one, or the path of a YAML or CSV file")
 SUITE_AUTO = "by kind"
 SCORE_TRIGGER = ("Trigger", "empty: from the LoRA")
