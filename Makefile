@@ -4,6 +4,8 @@ PYTHON ?= $(shell tools/find_python.sh 3.11 3.12 3.10)
 PYTHON310 ?= $(shell tools/find_python.sh 3.10)
 VENV ?= .venv
 PINS ?= .venv-pins
+FORGE_PAGE ?= .venv-forge-page
+BROWSER ?= .venv-browser
 OUT ?= demo
 
 # One process uses both cores; spinning OpenMP barriers cost more than they save on shared machines.
@@ -11,7 +13,7 @@ export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: report-picture demo test test-slow test-pins lint bench clean
+.PHONY: report-picture demo test test-slow test-pins test-browser lint bench clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python -m lora_eval demo --out $(OUT)
@@ -30,6 +32,16 @@ lint: $(VENV)/.ready
 # The numpy and torch parts under the versions that AUTOMATIC1111 1.10.1 pins.
 test-pins: $(PINS)/.ready
 	$(PINS)/bin/python -m pytest
+
+# Both tabs in Chromium: on gradio 3.41.2 (AUTOMATIC1111) and 4.40.0 (Forge) with scripted jobs, then on the current
+# gradio with scripted jobs and, through `python -m lora_eval ui`, a real training and a real scorecard.
+BROWSER_TESTS = LORA_EVAL_BROWSER_REQUIRED=1 $(BROWSER)/bin/python -m pytest --confcutdir=tests/browser tests/browser
+
+test-browser: $(VENV)/.ready $(PINS)/.ready $(FORGE_PAGE)/.ready $(BROWSER)/.ready
+	tools/find_chromium.sh
+	LORA_EVAL_PAGE_PYTHON=$(PINS)/bin/python $(BROWSER_TESTS) --ignore=tests/browser/test_real.py
+	LORA_EVAL_PAGE_PYTHON=$(FORGE_PAGE)/bin/python $(BROWSER_TESTS) --ignore=tests/browser/test_real.py
+	LORA_EVAL_PAGE_PYTHON=$(VENV)/bin/python $(BROWSER_TESTS)
 
 bench: $(VENV)/.ready
 	$(VENV)/bin/python -m benchmarks
@@ -53,5 +65,20 @@ $(PINS)/.ready: pyproject.toml tools/pins-a1111.txt
 	$(PINS)/bin/python -m pip install --quiet --requirement tools/pins-a1111.txt
 	touch $@
 
+$(FORGE_PAGE)/.ready: tools/pins-forge-page.txt
+	@test -n "$(PYTHON310)" || { echo "Python 3.10 is needed for the hosts' pins; install it or call make PYTHON310=/path/to/python3.10"; exit 2; }
+	"$(PYTHON310)" -m venv $(FORGE_PAGE)
+	$(FORGE_PAGE)/bin/python -m pip install --quiet --upgrade pip
+	$(FORGE_PAGE)/bin/python -m pip install --quiet --requirement tools/pins-forge-page.txt
+	touch $@
+
+# The browser's driver in an environment of its own: it must not change what the page runs on.
+$(BROWSER)/.ready:
+	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; install one or call make PYTHON=/path/to/python"; exit 2; }
+	"$(PYTHON)" -m venv $(BROWSER)
+	$(BROWSER)/bin/python -m pip install --quiet --upgrade pip
+	$(BROWSER)/bin/python -m pip install --quiet playwright pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PINS) build *.egg-info
+	rm -rf $(VENV) $(PINS) $(FORGE_PAGE) $(BROWSER) build *.egg-info

@@ -75,7 +75,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
             port = probe.getsockname()[1]
         root = tmp_path_factory.mktemp("page")
         log = open(root / "server.log", "wb")  # noqa: SIM115 (the process keeps it)
-        environment = {**os.environ, "LORA_EVAL_TEST_PACE": str(pace)}
+        environment = {**os.environ, "LORA_EVAL_TEST_PACE": str(pace), "OMP_NUM_THREADS": "1"}
         page = [str(Path(__file__).with_name("page.py")), str(port), str(root)]
         if real:
             page = ["-m", "lora_eval", "ui", "--port", str(port), "--out", str(root)]
