@@ -23,14 +23,14 @@ import numpy as np
 
 from lora_eval.errors import ConfigError
 from lora_eval.scorecard.data import Measurement, RunData
-from lora_eval.scorecard.decide import TIE_GAIN, standing
+from lora_eval.scorecard.decide import EQUAL_GAIN, standing
 from lora_eval.scorecard.grid import Grid
 from lora_eval.scorecard.measures.context import number
 from lora_eval.scorecard.plan import Part, Plan, Round
 
 START_SEEDS = 2
 COARSE = 3
-# a rival below this share of the best gain would not be advised even when it ties (decide.TIE_GAIN)
+# a rival below this share of the best gain would not be advised even when it ties (decide.TIE_GAIN is .9)
 RIVAL_GAIN = 0.8
 # what is looked at several times, for many conditions, is believed to have lost at 99.5 %, not at 97.5 %
 LOST = 0.005
@@ -151,7 +151,7 @@ class _View:
             best = self._best(name)
             top = self.grid.conditions[best].weight
             reached = [w for w, i in sorted(mine.items())
-                       if self.open[i] and self.gain[i] >= TIE_GAIN * self.gain[best]]  # fmt: skip
+                       if self.open[i] and self.gain[i] >= EQUAL_GAIN * self.gain[best]]  # fmt: skip
             advised = reached[0] if reached else top
             broken = [w for w, i in sorted(mine.items()) if not self.open[i] and w > 0]
             wanted = [self._below(mine, advised)]

@@ -14,12 +14,13 @@ The rule, in full:
    - *no likeness*: the pictures surely do not come a twentieth of the way to the references.
 
    "Surely" is the 95 % interval; where there is none, the value.
-2. **Rank.** What is left is ranked by the lower end of the 95 % interval of the likeness gained over weight 0
-   (CLIP-I on plain prompts, paired by prompt and seed). Without references it is the movement of the
-   picture, and the verdict says so.
+2. **Rank.** What is left is ranked by the likeness gained over weight 0 (CLIP-I on all prompts with the trigger,
+   paired by prompt and seed). Without references it is the movement of the picture, and the verdict says so.
+   Not by the lower end of its interval: prompts differ far more from each other than weights do, so that the
+   lower end would favour the weight that does least on every prompt.
 3. **Ties.** A candidate ties with the first when the paired bootstrap interval of their difference contains 0
-   and it reaches nine tenths of the first's gain. Of the tied, the earliest checkpoint is taken, and of
-   that the lowest weight.
+   and it reaches nine tenths of the first's gain, or when it comes within a fiftieth of it. Of those within a
+   fiftieth the earliest checkpoint is taken, and of that the lowest weight: what is as good costs less.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy as np
 
 from lora_eval.scorecard.advice import advise
 from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measure, Measurement, RunData, Scorecard
-from lora_eval.scorecard.grid import Condition, Grid, grid_of
+from lora_eval.scorecard.grid import TRIGGERED_ROLES, Condition, Grid, grid_of
 from lora_eval.scorecard.measures.consistency import NO_EFFECT
 from lora_eval.scorecard.measures.context import number
 from lora_eval.scorecard.statistics import Draws, holm, resample, sign_flip_test
@@ -45,6 +46,8 @@ ALIGNMENT_KEPT = 0.75
 NO_LIKENESS = 0.05
 BLANK_SHARE = 0.5
 TIE_GAIN = 0.9
+# as good as the first: earlier and lower is then taken
+EQUAL_GAIN = 0.98
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class _Objective:
 class Standing:
     """Who leads: indices into ``grid.conditions``; ``shut`` names the gates of each condition.
 
-    ``first`` has the best lower bound, ``tied`` cannot be told from it, ``chosen`` is advised; None when no
-    condition is usable.
+    ``first`` gains most, ``tied`` cannot be told from it, ``chosen`` is advised; None when no condition is
+    usable. ``gain`` is what is ranked by, -inf where it was not measured.
     """
 
     grid: Grid
@@ -69,7 +72,7 @@ class Standing:
     objective: _Objective
     shut: list[list[str]]
     candidates: list[int]
-    low: np.ndarray
+    gain: np.ndarray
     first: int | None
     tied: list[int]
     chosen: int | None
@@ -88,12 +91,13 @@ def standing(data: RunData, measurement: Measurement) -> Standing:
     shut = _gates(grid, rows)
     candidates = [i for i, c in enumerate(grid.conditions) if c.weight > 0 and np.isfinite(objective.draws.estimate[i])]
     usable = [i for i in candidates if not shut[i]]
-    low = _lower(objective.draws)
-    first = max(usable, key=lambda i: (low[i], -i)) if usable else None
+    gain = np.where(np.isfinite(objective.draws.estimate), objective.draws.estimate, -np.inf)
+    first = max(usable, key=lambda i: (gain[i], -i)) if usable else None
     tied = _ties(objective, first, usable) if first is not None else []
-    # conditions are sorted by step, then weight: the first tied one is the earliest and lowest
-    chosen = min([first, *tied], key=lambda i: _order(grid, i)) if first is not None else None
-    return Standing(grid, rows, objective, shut, candidates, low, first, tied, chosen)
+    chosen = None
+    if first is not None:
+        chosen = min((i for i in usable if gain[i] >= EQUAL_GAIN * gain[first]), key=lambda i: _order(grid, i))
+    return Standing(grid, rows, objective, shut, candidates, gain, first, tied, chosen)
 
 
 def decide(data: RunData, measurement: Measurement) -> Scorecard:
@@ -109,10 +113,10 @@ def decide(data: RunData, measurement: Measurement) -> Scorecard:
     """
     now = standing(data, measurement)
     grid, rows, objective, shut = now.grid, now.rows, now.objective, now.shut
-    candidates, low, first, tied, chosen = now.candidates, now.low, now.first, now.tied, now.chosen
-    shown = chosen if chosen is not None else _least_bad(grid, candidates, low)
+    candidates, first, tied, chosen = now.candidates, now.first, now.tied, now.chosen
+    shown = chosen if chosen is not None else _least_bad(grid, candidates, now.gain)
     gated = dict(zip(grid.conditions, shut, strict=True))
-    free = _free(grid, candidates, low, shown)
+    free = _free(grid, candidates, now.gain, shown)
     dimensions = {
         name: describe(name, measurement, rows, grid.conditions[shown], gated, grid.conditions[free])
         for name in DIMENSIONS
@@ -138,13 +142,9 @@ def _objective(grid: Grid, measurement: Measurement) -> _Objective:
     name, column = "likeness gained", "clip_i_gain"
     if column not in cells.columns or not np.isfinite(cells[column].to_numpy(dtype=float)).any():
         name, column = "movement", "effect"
-    cube = grid.cube(cells[column].to_numpy(dtype=float))[:, grid.core()]
+    prompts = grid.prompts_of(TRIGGERED_ROLES) or grid.core()
+    cube = grid.cube(cells[column].to_numpy(dtype=float))[:, prompts]
     return _Objective(resample(cube, measurement.resamples, measurement.seed), cube, name)
-
-
-def _lower(draws: Draws) -> np.ndarray:
-    low, _ = draws.interval()
-    return np.where(np.isfinite(low), low, draws.estimate)
 
 
 def _order(grid: Grid, index: int) -> tuple[float, str, float]:
@@ -210,21 +210,22 @@ def _ties(objective: _Objective, first: int, usable: list[int]) -> list[int]:
             continue
         off = draws.samples[:, first] - draws.samples[:, i]
         low, high = np.quantile(off, [0.025, 0.975])
-        if low <= 0.0 <= high and draws.estimate[i] >= TIE_GAIN * draws.estimate[first]:
+        told_apart = not low <= 0.0 <= high
+        if draws.estimate[i] >= (EQUAL_GAIN if told_apart else TIE_GAIN) * draws.estimate[first]:
             tied.append(i)
     return tied
 
 
-def _free(grid: Grid, candidates: list[int], low: np.ndarray, shown: int) -> int:
+def _free(grid: Grid, candidates: list[int], gain: np.ndarray, shown: int) -> int:
     """The weight of the shown checkpoint that its likeness alone would choose."""
     mine = [i for i in candidates if grid.conditions[i].checkpoint == grid.conditions[shown].checkpoint]
-    return _least_bad(grid, mine, low) if mine else shown
+    return _least_bad(grid, mine, gain) if mine else shown
 
 
-def _least_bad(grid: Grid, candidates: list[int], low: np.ndarray) -> int:
+def _least_bad(grid: Grid, candidates: list[int], gain: np.ndarray) -> int:
     if not candidates:
         return len(grid.conditions) - 1
-    return max(candidates, key=lambda i: (low[i], -i))
+    return max(candidates, key=lambda i: (gain[i], -i))
 
 
 def _entry(grid: Grid, objective: _Objective, index: int) -> dict[str, Any]:
@@ -240,13 +241,13 @@ def _leaderboard(
     grid: Grid, objective: _Objective, shut: list[list[str]], first: int | None, tied: list[int], chosen: int | None
 ) -> list[dict[str, Any]]:
     """Each checkpoint at its best weight: gain, p against the winner (sign flips, Holm over checkpoints), gates."""
-    low = _lower(objective.draws)
+    gain = np.where(np.isfinite(objective.draws.estimate), objective.draws.estimate, -np.inf)
     best: list[int] = []
     for checkpoint in grid.checkpoints:
         mine = [i for i in grid.of(checkpoint) if grid.conditions[i].weight > 0]
         open_ = [i for i in mine if not shut[i]] or mine
         if open_:
-            best.append(max(open_, key=lambda i: (low[i] if np.isfinite(low[i]) else -math.inf, -i)))
+            best.append(max(open_, key=lambda i: (gain[i], -i)))
     p = [
         math.nan if first is None or i == first else sign_flip_test(objective.cube[first] - objective.cube[i])
         for i in best
@@ -257,7 +258,11 @@ def _leaderboard(
         board.append({**_entry(grid, objective, i), "p": number(value), "gates": shut[i],
                       "tied": i == first or i in tied, "recommended": chosen is not None
                       and grid.conditions[i].checkpoint == grid.conditions[chosen].checkpoint})  # fmt: skip
-    return sorted(board, key=lambda entry: (bool(entry["gates"]), -(entry["ci_low"] or -9.0), str(entry["checkpoint"])))
+    return sorted(board, key=lambda entry: (bool(entry["gates"]), -_worth(entry), str(entry["checkpoint"])))
+
+
+def _worth(entry: dict[str, Any]) -> float:
+    return -math.inf if entry["value"] is None else float(entry["value"])
 
 
 def _gate_notes(grid: Grid, shut: list[list[str]]) -> list[str]:
@@ -317,9 +322,9 @@ def _sentence(
         parts = ([f"weight {', '.join(f'{w:g}' for w in same)}"] if same else []) + checkpoints[:3]
         more = len(checkpoints) - 3
         text += (
-            f"; a tie with {' and '.join(parts)}"
+            f"; cannot be told from {' and '.join(parts)}"
             + (f" and {more} more" if more > 0 else "")
-            + ", the earlier and lower is taken"
+            + ", of equals the earlier and lower is taken"
         )
     scored = [d for d in dimensions.values() if d.verdict in ("weak", "poor") and d.score is not None]
     if scored:

@@ -3,14 +3,21 @@
 | dimension | 0 is | 1 is | good from | poor below |
 |---|---|---|---|---|
 | consistency | the change differs by seed like noise | as alike as references in place of the draws | .50 | .25 |
-| fidelity | the base model | the references among themselves | .40 | .20 |
+| fidelity | the base model | the references among themselves | .55 | .30 |
 | generalisation | nothing left beyond plain prompts, or copies | nothing lost | .60 | .30 |
 | curve | diverged | converged (grades, see ``measures/curve.py``) | 1 | .40 |
 | strength | the weight does nothing orderly, or breaks at once | even response, unbroken to weight 1 | .50 | .25 |
 | alignment | the picture could belong to any prompt | the base model's own level | .80 | .60 |
 
 "good" when the score reaches the first limit, "poor" when even the interval's upper end stays below the
-second, "weak" between. Hard findings (copies, drift beyond chance, elements lost) lower "good" to "weak".
+second, "weak" between. The scores of generalisation and strength are the smallest of several parts, and the
+smallest of several noisy numbers lies below the truth: they are "good" until the interval's upper end stays
+below the first limit. Hard findings (copies, drift beyond chance, elements lost) lower "good" to "weak".
+
+A dimension speaks of the advised weight, and of what an everyday weight (up to 1) above it shows: styles that
+fall apart there are found by consistency, copies and collapse by generalisation, and pictures that break or stop
+listening to the prompt by strength, for it is the weight that breaks them. Only where no weight shows the concept
+and listens, not listening is alignment's.
 """
 
 from __future__ import annotations
@@ -21,15 +28,22 @@ from typing import Any
 from lora_eval.scorecard.advice import SPLIT_RATIO, SPLIT_SHARE, SPREAD_RATIO
 from lora_eval.scorecard.data import Dimension, Measure, Measurement
 from lora_eval.scorecard.grid import Condition
+from lora_eval.scorecard.metrics.fidelity import SAME_SUBJECT
 
 LIMITS = {
     "consistency": (0.50, 0.25),
-    "fidelity": (0.40, 0.20),
+    "fidelity": (0.55, 0.30),
     "generalisation": (0.60, 0.30),
     "curve": (1.0, 0.40),
     "strength": (0.50, 0.25),
     "alignment": (0.80, 0.60),
 }
+# scores that are the smallest of several parts
+SMALLEST_OF_PARTS = ("generalisation", "strength")
+# an everyday weight; what happens above it is the user's own wish
+EVERYDAY = 1.0
+# the advised weight shows the concept when it reaches this share of the likeness that any weight reaches
+SHOWN = 0.8
 NEEDED = {
     "consistency": "draw at least 4 seeds of every prompt, weight 0 too",
     "fidelity": "add reference pictures",
@@ -90,7 +104,8 @@ def describe(
     score = row.value if row.score is None else row.score
     good, poor = LIMITS[name]
     upper = score if row.ci_high is None else row.ci_high
-    verdict = "good" if score >= good - 1e-9 else "poor" if upper < poor else "weak"
+    reached = max(score, upper) if name in SMALLEST_OF_PARTS else score
+    verdict = "good" if reached >= good - 1e-9 else "poor" if upper < poor else "weak"
     reason, worse = _EXPLAIN[name](rows, where, row, measurement)
     if worse and verdict == "good":
         verdict = "weak"
@@ -99,31 +114,82 @@ def describe(
         if there is not None and there.value is not None and there.value >= good:
             verdict = "good"
             reason = f"{there.value:.2f} at weight {free.weight:g}, which another dimension forbids; here {reason}"
-    lowest = _gate_from(name, where, gated or {})
-    if lowest is not None and lowest[0] <= 1.0:
+    above = _everyday_above(where, gated or {})
+    if verdict == "good" and (later := _FOUND_ABOVE.get(name, _nothing)(rows, above, measurement)) is not None:
+        verdict = "weak"
+        reason += f"; from weight {later[0]:g} on {later[1]}"
+    lowest = _gate_from(name, rows, where, gated or {}, free)
+    if lowest is not None and lowest[0] <= EVERYDAY:
         verdict = "poor" if lowest[0] <= 0.6 or verdict == "poor" else "weak"
         reason += f"; {lowest[1]} from weight {lowest[0]:g} on"
     bounds = [None if value is None else _clip(value) for value in (row.ci_low, row.ci_high)]
     return Dimension(name, _clip(score), bounds[0], bounds[1], row.n, verdict, reason, evidence)
 
 
-_GATE_OWNER = {
-    "copies": "generalisation",
-    "collapse": "generalisation",
-    "prompt ignored": "alignment",
-    "distortion": "strength",
-}
+_GATE_OWNER = {"copies": "generalisation", "collapse": "generalisation", "distortion": "strength"}
 
 
-def _gate_from(name: str, where: Condition, gated: dict[Condition, list[str]]) -> tuple[float, str] | None:
+def _gate_from(
+    name: str, rows: Rows, where: Condition, gated: dict[Condition, list[str]], free: Condition | None
+) -> tuple[float, str] | None:
     """Lowest weight of the checkpoint at which a gate of this dimension shuts, and which."""
+    deaf = "alignment" if "prompt ignored" in gated.get(where, []) or _nowhere_both(rows, where, free) else "strength"
+    owner = {**_GATE_OWNER, "prompt ignored": deaf}
     found = [
         (condition.weight, gate)
         for condition, gates in gated.items()
         for gate in gates
-        if condition.checkpoint == where.checkpoint and _GATE_OWNER.get(gate) == name and condition.weight > 0
+        if condition.checkpoint == where.checkpoint and owner.get(gate) == name and condition.weight > 0
     ]
     return min(found) if found else None
+
+
+def _nowhere_both(rows: Rows, where: Condition, free: Condition | None) -> bool:
+    """Whether the weights that listen to the prompt (``where`` is the best of them) hardly show the concept."""
+    if free is None or free == where:
+        return False
+    here, there = (find(rows, c, "fidelity", "clip_i_gain") for c in (where, free))
+    if here is None or there is None or here.value is None or there.value is None:
+        return False
+    return here.value < SHOWN * there.value
+
+
+def _everyday_above(where: Condition, gated: dict[Condition, list[str]]) -> list[Condition]:
+    """Everyday weights of the checkpoint above the advised one whose pictures are whole and follow the prompt."""
+    return sorted(
+        (
+            c
+            for c, gates in gated.items()
+            if c.checkpoint == where.checkpoint
+            and where.weight < c.weight <= EVERYDAY
+            and not {"distortion", "prompt ignored", "blank pictures"} & set(gates)
+        ),
+        key=lambda c: c.weight,
+    )
+
+
+def _nothing(rows: Rows, above: list[Condition], measurement: Measurement) -> tuple[float, str] | None:
+    return None
+
+
+def _mixed_above(rows: Rows, above: list[Condition], measurement: Measurement) -> tuple[float, str] | None:
+    for condition in above:
+        ratio = find(rows, condition, "consistency", "style_spread_ratio")
+        if ratio is not None and ratio.ci_low is not None and ratio.ci_low > SPREAD_RATIO:
+            return condition.weight, f"the style varies {ratio.value:.1f} times as much between seeds"
+    return None
+
+
+def _lost_above(rows: Rows, above: list[Condition], measurement: Measurement) -> tuple[float, str] | None:
+    for condition in above:
+        row = find(rows, condition, "generalisation", "score")
+        if row is not None and row.ci_high is not None and row.ci_high < LIMITS["generalisation"][0]:
+            return condition.weight, _generalisation(rows, condition, row, measurement)[0]
+    return None
+
+
+# what an everyday weight above the advised one may bring to light
+_FOUND_ABOVE = {"consistency": _mixed_above, "generalisation": _lost_above}
 
 
 def _clip(value: float) -> float:
@@ -172,7 +238,11 @@ def _fidelity(rows: Rows, where: Condition, row: Measure, measurement: Measureme
         text += f"; only {found['references']} references, so the upper anchor is rough"
     if not found.get("held_out", False):
         text += "; the references are training pictures, so copying would count as likeness"
-    return text, False
+    trained = find(rows, where, "fidelity", "training_likeness")
+    if trained is None or trained.ci_high is None or trained.ci_high >= SAME_SUBJECT:
+        return text, False
+    text += f"; the training pictures themselves come {interval_text(trained)} of that way: they show something else"
+    return text, True
 
 
 _PARTS = {

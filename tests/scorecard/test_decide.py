@@ -1,4 +1,4 @@
-"""The decision: gates, rank by the lower bound, ties to the earlier checkpoint and lower weight, advice."""
+"""The decision: gates, rank by the likeness gained, ties to the earlier checkpoint and lower weight, advice."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_equal_checkpoints_tie_and_the_earlier_is_taken() -> None:
     )
     assert card.checkpoint == "z-100"
     assert {entry["checkpoint"] for entry in card.tie} >= {"z-200", "z-300"}
-    assert "a tie with" in card.verdict
+    assert "cannot be told from" in card.verdict
 
 
 def test_of_tied_weights_the_lower_is_taken() -> None:
@@ -85,7 +85,7 @@ def test_copying_weights_are_out_and_the_lora_is_called_memorised() -> None:
 def test_collapsed_weights_are_out() -> None:
     card = card_of("collapse")
     assert any(gate.startswith("collapse") for gate in card.gates)
-    assert card.weight is not None and card.weight < 0.6
+    assert card.weight is not None and card.weight <= 0.6
 
 
 def test_a_lora_without_effect_is_not_recommended() -> None:

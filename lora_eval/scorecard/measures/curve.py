@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ NAME = "curve"
 NO_HISTORY = "no loss history; name the training's history.csv or TensorBoard folder"
 # a grade for the radar, not a measurement: how far the curve supports trusting the checkpoint
 GRADES = {"converged": 1.0, "still falling": 0.6, "oscillating": 0.4, "overfit": 0.3, "flat": 0.2, "diverged": 0.0}
+
+# likeness by which a later checkpoint must lead before longer training is said to have helped
+BETTER = 0.05
 
 
 def measure(context: Context) -> None:
@@ -48,6 +51,8 @@ def measure(context: Context) -> None:
         found, whole = _until(history, where.step, samples), _until(history, None, samples)
         if found.state == "too short":
             found = whole
+        if found.state == "still falling" and (told := _no_better_later(context, checkpoint)) is not None:
+            found = replace(found, state="converged", reason=f"{found.reason}; {told}")
         grade = GRADES.get(found.state)
         verdict = found.state if grade is not None else f"not measured: {found.reason}"
         context.add(where, NAME, "state", grade, n=found.n, score=grade, verdict=verdict, whole_checkpoint=True)
@@ -105,6 +110,27 @@ def _samples(context: Context, checkpoint: str) -> Samples | None:
     top = np.nanmax(diversity) if np.isfinite(diversity).any() else 1.0
     spread = [(v - 1.0) / max(top - 1.0, 1e-9) for v in diversity]
     return Samples([float(steps[c] or 0) for c in mine], pick("relative"), spread, pick("kept"))
+
+
+def _no_better_later(context: Context, checkpoint: str) -> str | None:
+    """Why a loss that still fell here was no sign of too little training: later checkpoints draw no better."""
+    grid, relative = context.grid, context.shared.get("relative")
+    if relative is None:
+        return None
+    lora_of = _loras(context)
+    best: dict[float, float] = {}
+    for name in grid.checkpoints:
+        if lora_series(name, lora_of) != lora_series(checkpoint, lora_of):
+            continue
+        mine = grid.of(name)
+        step, found = grid.conditions[mine[0]].step, relative.estimate[mine]
+        if step is not None and np.isfinite(found).any():
+            best[step] = float(np.nanmax(found))
+    here = grid.conditions[grid.of(checkpoint)[0]].step
+    later = {step: value for step, value in best.items() if here is not None and step > here}
+    if here not in best or not later or max(later.values()) > best[here] + BETTER:
+        return None
+    return f"later checkpoints draw no better (likeness {max(later.values()):.2f}, here {best[here]:.2f})"
 
 
 def lora_series(checkpoint: str, lora_of: dict[str, str]) -> str:

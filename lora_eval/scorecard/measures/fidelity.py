@@ -6,6 +6,7 @@ import numpy as np
 
 from lora_eval.scorecard.measures.context import Context, number
 from lora_eval.scorecard.metrics import fidelity as metric
+from lora_eval.scorecard.statistics import resample
 
 NAME = "fidelity"
 NO_REFERENCES = "no reference pictures; name the folder the LoRA was trained on or, better, pictures it never saw"
@@ -73,9 +74,26 @@ def _encoder(context: Context, name: str, features: np.ndarray, references: np.n
         NAME, "score" if main else f"{name}_score", score, 0.0, 1.0, score=score.estimate, verdicts=verdicts
     )
     if main:
+        _training(context, references, ceiling, base.estimate)
         context.shared.update(gain=gain, relative=score, clip_i=values, ceiling=ceiling, base_clip_i=base)
         context.evidence[NAME]["interval_scope"] = here.scope
         context.evidence[NAME]["best_and_worst"] = _extremes(context, values, core)
+
+
+def _training(context: Context, references: np.ndarray, ceiling: float, base: np.ndarray) -> None:
+    """How far the training pictures themselves come to held-out references; 1 when both show the same."""
+    training, known = context.data.training, context.data.references
+    if training is None or known is None or not known.held_out or len(references) < 2 or len(training) < 2:
+        return
+    values = metric._clip_i(training.features[np.isfinite(training.features).all(axis=1)], references)
+    spread = resample(values[:, None], context.resamples, context.seed)
+    for c, condition in enumerate(context.grid.conditions):
+        room = ceiling - base[c]
+        if np.isfinite(room) and room >= metric.ROOM:
+            mean, low, high = ((float(v) - base[c]) / room for v in (spread.estimate, *spread.interval()))
+            context.add(condition, NAME, "training_likeness", mean, (low, high), len(values), 0.0, 1.0)
+            # where no interval can be given nothing is sure
+            context.shared["other_subject"] = bool(high < metric.SAME_SUBJECT)
 
 
 def _extremes(context: Context, values: np.ndarray, core: list[int]) -> dict[str, dict[str, str]]:

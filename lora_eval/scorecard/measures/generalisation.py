@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from lora_eval.scorecard.grid import CHALLENGE_ROLES
+from lora_eval.scorecard.grid import CHALLENGE_ROLES, TRIGGERED_ROLES
 from lora_eval.scorecard.measures.context import Context, number
+from lora_eval.scorecard.metrics import consistency as consistency_metric
 from lora_eval.scorecard.metrics import fidelity as fidelity_metric
 from lora_eval.scorecard.metrics import generalisation as metric
 from lora_eval.scorecard.statistics import Draws, wilson
@@ -25,7 +26,8 @@ def measure(context: Context) -> None:
       a base model that is nearer there already makes the gain smaller, and neither is the LoRA's loss;
     - alignment kept there beyond what plain prompts keep;
     - copies: 1 - share of pictures that two witnesses call a copy (weight 0's own copies taken off);
-    - diversity: (Vendi - 1) over that of weight 0 or, where lower, of as many references;
+    - diversity: (Vendi - 1) over that of weight 0 or, where lower, of as many references or of weight 0's prompts
+      without the trigger;
     - leak (characters and objects): 1 - movement towards the references without the trigger over
       the movement with it;
     - held-out gap: 1 - likeness to the training pictures beyond that to held-out ones, over the room.
@@ -62,7 +64,7 @@ def _score(context: Context, parts: dict[str, Any]) -> None:
                 rows[name] = (value, low, high, int(n))
         copied = "copies" in rows and rows["copies"][0] < 1.0
         if shows is not None and not shows[c] and not copied:
-            reason = "the concept does not show on plain prompts, so there is nothing to generalise"
+            reason = "the concept does not surely show, so there is nothing to generalise"
             context.add(condition, NAME, "score", None, verdict=f"not measured: {reason}")
             continue
         if not any(name in rows for name in judged):
@@ -95,14 +97,20 @@ def _miss(context: Context, measure_name: str, reason: str) -> None:
 
 
 def _positive_gain(context: Context) -> np.ndarray | None:
-    """(C,) whether the concept surely shows on plain prompts; there is nothing to keep otherwise."""
-    gain = context.shared.get("gain")
-    if gain is None:
+    """(C,) whether the concept surely shows, on plain prompts or on all; there is nothing to keep otherwise."""
+    clip_i = context.shared.get("clip_i")
+    if clip_i is None:
         return None
-    low, _ = gain.interval()
     room = context.shared["ceiling"] - context.shared["base_clip_i"].estimate
-    with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(low), low, gain.estimate) > 0.1 * np.clip(room, fidelity_metric.ROOM, None)
+    needed = 0.1 * np.clip(room, fidelity_metric.ROOM, None)
+    shows = np.zeros(len(context.grid.conditions), dtype=bool)
+    for prompts in (context.grid.core(), context.grid.prompts_of(TRIGGERED_ROLES)):
+        if prompts:
+            gain = context.draws(context.paired(clip_i) - context.paired_base(clip_i), prompts)
+            low, _ = gain.interval()
+            with np.errstate(invalid="ignore"):
+                shows |= np.where(np.isfinite(low), low, gain.estimate) > needed
+    return shows
 
 
 def _fidelity_kept(context: Context) -> Any:
@@ -113,9 +121,7 @@ def _fidelity_kept(context: Context) -> Any:
     if shows is None:
         return _miss(context, "fidelity_kept", "no reference pictures; name pictures of the concept")
     if not shows.any():
-        return _miss(
-            context, "fidelity_kept", "the concept does not show on plain prompts, so there is nothing to keep"
-        )
+        return _miss(context, "fidelity_kept", "the concept does not surely show, so there is nothing to keep")
     clip_i = context.shared["clip_i"]
     there = context.draws(context.paired(clip_i) - context.paired_base(clip_i), challenge)
     of_gain = there.map(lambda a, b: a / b, context.shared["gain"])
@@ -157,6 +163,10 @@ def _diversity(context: Context) -> Any:
     every = list(range(vendi.shape[1]))
     ceiling = ceiling if np.isfinite(ceiling) else np.inf
 
+    # seeds of a concept that the base model does not know give other things each time: variety that a LoRA has to
+    # end. What it may not lose is the variety with which the base model draws what it knows
+    known = _known_variety(context)
+    ceiling = min(ceiling, known) if np.isfinite(known) else ceiling
     here, zero = context.draws(vendi, every), context.draws(base, every)
     # a resample of few prompts can hold next to no variety of the base model: the ratio must not run away there
     floor = np.maximum(VARIETY_FLOOR * (np.minimum(zero.estimate, ceiling) - 1.0), 1e-9)
@@ -168,6 +178,14 @@ def _diversity(context: Context) -> Any:
     context.add_draws(NAME, "diversity_kept", kept, 1.0, bounds=(0.0, np.inf))
     context.add_draws(NAME, "vendi_ratio", here.map(lambda a, b: a / b, zero), 1.0, bounds=(0.0, np.inf))
     return _stack(kept)
+
+
+def _known_variety(context: Context) -> float:
+    """Vendi score of the base model's seeds on prompts without the trigger, NaN without any."""
+    rows = context.grid.base[context.grid.prompts_of(("unrelated",))]
+    features = context.data.features[np.maximum(rows, 0)].astype(np.float64)
+    found = consistency_metric.vendi_of_sets(features @ np.swapaxes(features, -1, -2), rows >= 0)
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
 def _leak(context: Context) -> Any:
@@ -188,7 +206,7 @@ def _leak(context: Context) -> Any:
     if shows is None:
         return _miss(context, "leak", "no reference pictures; name pictures of the concept")
     if not shows.any():
-        return _miss(context, "leak", "the concept does not show on plain prompts, so there is nothing to leak")
+        return _miss(context, "leak", "the concept does not surely show, so there is nothing to leak")
     clip_i = context.shared["clip_i"]
     movement = context.paired(clip_i) - context.paired_base(clip_i)
     context.columns["leak"] = np.where(
@@ -214,6 +232,12 @@ def _held_out_gap(context: Context) -> Any:
             context,
             "held_out_gap",
             f"{len(references)} held-out pictures; keep at least {HELD_OUT_NEEDED} out of training",
+        )
+    if context.shared.get("other_subject"):
+        return _miss(
+            context,
+            "held_out_gap",
+            "the training pictures show something else than the references, see fidelity",
         )
     room = context.shared["ceiling"] - context.shared["base_clip_i"].estimate
     gap = fidelity_metric._clip_i(context.data.features, training.features) - context.shared["clip_i"]

@@ -15,6 +15,8 @@ from lora_eval.scorecard.metrics import checks
 
 # between base model and references there must be this much room, in cosine, or every ratio is noise
 ROOM = 0.02
+# training pictures that surely come less far to the references than this show something else
+SAME_SUBJECT = 0.85
 
 
 def clip_i(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
