@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_eval.errors import HostError
+from lora_eval import library
+from lora_eval.errors import HostError, LoraEvalError
 from lora_eval.host.current import Settings, current_host, install
 from lora_eval.host.protocol import Host
 from lora_eval.host.staging import Staging
 from lora_eval.host.webui_queue import reload_watch
 from lora_eval.jobs import queue
+from lora_eval.language import ENGLISH, names
+from lora_eval.log import logger
+from lora_eval.served import add_routes
+from lora_eval.xyz_axes import Axes, find_grid, link_into, ordered_names, provide_all
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -37,6 +42,7 @@ def register(folder: str) -> None:
     reload_watch.hook(shared.state)
     install(make_host, read_settings)
     script_callbacks.on_ui_settings(add_settings)
+    script_callbacks.on_before_ui(add_axes)
     script_callbacks.on_ui_tabs(make_tabs)
     script_callbacks.on_app_started(start)
     script_callbacks.on_script_unloaded(forget_pages)
@@ -91,7 +97,9 @@ def read_settings() -> Settings:
     batch_size = int(getattr(shared.opts, "lora_eval_batch_size", 4))
     encoder = str(getattr(shared.opts, "lora_eval_encoder", "auto")).strip() or "auto"
     allowed, output = _folders if _folders is not None else _read_folders()
-    return Settings(batch_size, encoder, list(allowed), output)
+    # the WebUI's own localisation: what is set there is spoken here
+    language = str(getattr(shared.opts, "localization", "") or "")
+    return Settings(batch_size, encoder, list(allowed), output, language if language in names() else ENGLISH)
 
 
 def _read_folders() -> tuple[list[Path], Path | None]:
@@ -104,6 +112,51 @@ def _read_folders() -> tuple[list[Path], Path | None]:
     flags = list(getattr(shared.cmd_opts, "lora_eval_allow_dir", None) or [])
     output = getattr(shared.opts, "lora_eval_output_dir", "") or getattr(shared.cmd_opts, "lora_eval_output_dir", None)
     return [path(text) for text in [*lines, *flags] if text.strip()], path(output) if output else None
+
+
+def add_axes() -> None:
+    """The axes "LoRA checkpoint" and "LoRA weight" of the WebUI's X/Y/Z plot, before its page is built."""
+    from modules import scripts
+
+    grid = find_grid(scripts.scripts_data)
+    if grid is None:
+        logger.warning("the script X/Y/Z plot was not found; it gets no LoRA axes")
+        return
+    Axes(_axis_names, _provide_loras, _planned_axes).add_to(grid)
+
+
+def _run_checkpoints() -> list[list[Path]]:
+    """Checkpoints of each training run by step, the latest run first."""
+    return [library.checkpoints(run) for run in library.training_runs(current_host().output_folder)]
+
+
+def _axis_names() -> list[str]:
+    from lora_eval.host.webui import networks
+
+    try:
+        return ordered_names(_run_checkpoints(), networks().available_networks)
+    except LoraEvalError as error:
+        logger.warning("no LoRAs to choose from on the X/Y/Z plot: %s", error)
+        return []
+
+
+def _provide_loras(names: Sequence[str]) -> None:
+    from lora_eval.host.webui import networks
+
+    host = current_host()
+    files = [path for run in _run_checkpoints() for path in run]
+    provide_all(
+        names, lambda: networks().available_networks, files, lambda path: link_into(host.lora_folder, path),
+        host.refresh_loras,
+    )  # fmt: skip
+
+
+def _planned_axes() -> list[str]:
+    """Labels of the axes of the plot that is being drawn (the script leaves them in the WebUI's state)."""
+    from modules import shared
+
+    infos = (getattr(shared.state, f"xyz_plot_{axis}", None) for axis in "xyz")
+    return [info.axis.label for info in infos if info is not None]
 
 
 def make_tabs() -> list[tuple[Any, str, str]]:
@@ -122,6 +175,7 @@ def start(demo: Any, app: FastAPI) -> None:
     # Forge lets REST callers set every option: what they set must not widen what they may read
     _folders = _read_folders()
     Staging(Path(shared.cmd_opts.lora_dir)).clear_leftovers()
+    add_routes(app)
     if shared.cmd_opts.api or shared.cmd_opts.nowebui:
         from lora_eval.api import create_routes
 

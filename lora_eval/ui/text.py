@@ -137,7 +137,15 @@ KINDS = ("style", "character", "object")
 TRAIN = "Train"
 RESUME = "Resume"
 INTERRUPT = "Interrupt"
-CONFIG = "Settings as YAML"
+CAPTION_GROUP = "Make captions by a program"
+CAPTION_BY = ("Captions by", "BLIP: a sentence; DeepBooru: tags; CLIP terms: words from a list; correct them afterwards")
+CAPTION_ANEW = ("Replace captions that are there", "else only pictures without a caption get one")
+CAPTION_MAKE = "Make captions"
+CONFIG = "Presets and settings as YAML"
+PRESET_NAME = ("Preset", "choose one to load, or write a name to save the settings of this tab under")
+PRESET_LOAD = "Load"
+PRESET_SAVE = "Save"
+SETTINGS_FILE = "Settings from a file: YAML, or a TOML of kohya's scripts"
 CONFIG_SHOW = "Show settings"
 CONFIG_USE = "Use these settings"
 CONFIG_BOX = ("YAML", "copy it to keep it, or paste a training config here")
@@ -192,6 +200,12 @@ USE_LORA = ("LoRA to use", "the recommended checkpoint")
 USE_VALUE = ("Weight to use", "becomes the card's preferred weight")
 USE = "Use the result"
 DOWNLOADS = "Downloads"
+ALL_RUNS = "All runs"
+COMPARE = "Compare runs"
+COMPARE_RUNS = ("Runs to compare", "two or more finished runs, paired by prompt and seed")
+COMPARE_AT = ("At", "checkpoint:weight in place of a run's recommendation, for example fox-000200:0.8; empty: that")
+COMPARE_START = "Compare"
+COMPARE_FILES = "Files of the comparison"
 SCORE_EMPTY = "Nothing scored yet. Choose a LoRA and press Run."
 NO_LORA = "Choose a LoRA first"
 
@@ -242,11 +256,22 @@ WORDS = {
     "nothing_runs": "Nothing is running.",
     "captions_saved": "Captions changed:",
     "settings_taken": "Settings taken over.",
+    "preset_saved": "Preset saved:",
+    "look_again": "Press Check pictures to see and correct them.",
     "no_caption": "no caption",
     "edit": "Captions can be changed here.",
     "more": "more pictures not shown:",
     "more_findings": "more findings not shown:",
     "filled": "Filled in from the run:",
+    "preset": "Preset",
+    "fills": "Filling in:",
+    "own_page": "Open on its own",
+    "comparison": "Comparison",
+    "unfinished": "not finished",
+    "run": "Run folder",
+    "when": "When",
+    "weight": "weight",
+    "said": "What was said",
 }
 
 VERDICTS = ("good", "weak", "poor")

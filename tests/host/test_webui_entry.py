@@ -60,7 +60,9 @@ def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     site = SimpleNamespace(registered=registered, flags=flags, opts=Options(added={}), gradio_users=[], root=tmp_path)
     state = SimpleNamespace(request_restart=lambda: None)
     parts = {
-        "script_callbacks": {f"on_{n}": on(n) for n in ("ui_settings", "ui_tabs", "app_started", "script_unloaded")},
+        "script_callbacks": {
+            f"on_{n}": on(n) for n in ("ui_settings", "before_ui", "ui_tabs", "app_started", "script_unloaded")
+        },
         "shared": {
             "state": state,
             "opts": site.opts,
@@ -94,7 +96,7 @@ def test_the_script_is_short_and_registers_everything(webui: Any, monkeypatch: p
     for _ in range(2):  # Reload UI executes the script again
         exec(compile(script.read_text(), str(script), "exec"), {})
     assert {name: len(found) for name, found in webui.registered.items()} == {
-        "ui_settings": 2, "ui_tabs": 2, "app_started": 2, "script_unloaded": 2,
+        "ui_settings": 2, "before_ui": 2, "ui_tabs": 2, "app_started": 2, "script_unloaded": 2,
     }  # fmt: skip
     assert callbacks.extension_folder == ROOT
 
@@ -216,3 +218,26 @@ def test_starting_imports_nothing_heavy() -> None:
     ]
     code = f"import sys, lora_eval.callbacks; print([name for name in {heavy} if name in sys.modules])"
     assert run(code).strip() == "[]"
+
+
+def test_the_plot_gets_two_axes_at_each_start(webui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    class AxisOption:
+        def __init__(self, label: str, *_: Any, **__: Any) -> None:
+            self.label = label
+            made.append(label)
+
+    for _ in range(2):  # Reload UI executes the plot's script again, too
+        grid = ModuleType("xyz_grid.py")
+        grid.__dict__.update(AxisOption=AxisOption, axis_options=[], format_value=None, format_value_add_label=None)
+        script = type("Script", (), {"__module__": "xyz_grid.py"})
+        scripts = ModuleType("modules.scripts")
+        scripts.scripts_data = [SimpleNamespace(script_class=script, module=grid)]  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "modules.scripts", scripts)
+        monkeypatch.setattr(sys.modules["modules"], "scripts", scripts, raising=False)
+        callbacks.add_axes()
+        assert [option.label for option in grid.axis_options] == ["LoRA checkpoint", "LoRA weight"]
+    assert len(made) == 4
+    scripts.scripts_data = []  # type: ignore[attr-defined]
+    callbacks.add_axes()
