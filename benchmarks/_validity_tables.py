@@ -21,6 +21,8 @@ _RANK = {"good": 0, "weak": 1, "poor": 2}
 # weights whose quality by the reader is within this of the best are equally good: it has some 20 pictures each
 EQUAL = 0.02
 WEIGHT_OFF = 0.1
+# by the reader: shares from which a concept shows, by which something is lost, at which seeds disagree (0 to 1)
+SHOWS, LOST, DISAGREE = 0.8, 0.1, 0.2
 
 Result = dict[str, Any]
 
@@ -128,13 +130,49 @@ def separation(results: list[Result]) -> list[dict[str, Any]]:
 
 
 def foreign(results: list[Result]) -> list[dict[str, Any]]:
-    """Per dimension: how often it flags LoRAs whose fault is another's and harms it in nothing."""
+    """Per dimension: how often it flags LoRAs whose fault is another's and that the reader finds unharmed in it."""
     rows = []
     for dimension in DIMENSIONS:
         strangers = [k.name for k in KINDS.values() if k.own and dimension not in (k.own, *k.expected)]
-        found, known = rate(flagged(r, dimension) for name in strangers for r in of_kind(results, name))
-        rows.append({"dimension": dimension, "flagged": found, "measured": known})
+        mine = [r for name in strangers for r in of_kind(results, name)]
+        found, known = rate(flagged(r, dimension) for r in mine if not harmed(r, dimension))
+        rows.append(
+            {
+                "dimension": dimension,
+                "flagged": found,
+                "measured": known,
+                "harmed": rate(flagged(r, dimension) for r in mine if harmed(r, dimension)),
+            }
+        )
     return rows
+
+
+def harmed(result: Result, dimension: str) -> bool:
+    """Whether the reader sees harm in what the dimension judges, whatever fault was planted.
+
+    Looked at as the dimension does: at the advised weight and, where it speaks of everyday weights, at the one
+    nearest 1 of the same checkpoint.
+    """
+    checkpoint = result["checkpoint"] or at_full_weight(result)["checkpoint"]
+    mine = [t for t in result["truth"] if t["checkpoint"] == checkpoint]
+    full = min(mine, key=lambda t: (abs(t["weight"] - 1.0), t["weight"]))
+    here = next((t for t in mine if t["weight"] == result["weight"]), full)
+    base = next(t for t in result["truth"] if not t["checkpoint"])
+    best = max(t["accuracy"] for t in mine)
+    if dimension == "fidelity":
+        return bool(here["core"] < SHOWS)
+    if dimension == "consistency":
+        return any(t["disagree"] > DISAGREE or t["plain_style"] < SHOWS for t in (here, full)) or (
+            full["attributes"] < base["attributes"] - LOST
+        )
+    if dimension == "generalisation":
+        return any((t["leak"] or 0.0) > LOST or t["challenge"] < t["core"] - LOST for t in (here, full))
+    if dimension == "alignment":
+        return bool(here["attributes"] < base["attributes"] - LOST)
+    if dimension == "strength":
+        return bool(full["attributes"] < base["attributes"] - LOST or full["accuracy"] < best - LOST)
+    # curve: more training would have helped, or what there was taught nothing
+    return bool(best < SHOWS or at_full_weight(result)["accuracy"] > full["accuracy"] + LOST)
 
 
 def flat_row(result: Result) -> dict[str, Any]:
@@ -184,9 +222,9 @@ def markdown(results: list[Result], command: str) -> str:
         ),
         "Flags by kind and dimension; **bold** is the fault's own, *slanted* a dimension that the fault harms too:",
         _table(("kind", "n", *DIMENSIONS), [_flag_row(results, kind) for kind in KINDS if of_kind(results, kind)]),
-        "Foreign flags: LoRAs with a fault that is neither the dimension's own nor harms it:",
+        "Foreign flags: LoRAs with another dimension's fault, parted by whether the reader sees this one harmed:",
         _table(
-            ("dimension", "flagged", "share", "95 % interval"),
+            ("dimension", "unharmed and flagged", "share", "95 % interval", "harmed and flagged"),
             [_foreign_row(r) for r in foreign(results)],
         ),
         "Advice against the reader (weights within 2 points of the best quality count as best):",
@@ -203,7 +241,7 @@ def markdown(results: list[Result], command: str) -> str:
     covered = [c for r in results for c in r["coverage"]]
     if covered:
         parts += [
-            "95 % intervals of good LoRAs at the weight nearest 1 that hold what fresh seeds of the same prompts give:",
+            "95 % intervals of good LoRAs at the weight nearest 1 that hold what fresh prompts and seeds give:",
             _table(("dimension", "hold", "share"), _coverage_rows(covered)),
         ]
     return "\n\n".join(parts) + "\n"
@@ -222,10 +260,13 @@ def _flag_row(results: list[Result], name: str) -> list[Any]:
 
 def _foreign_row(row: dict[str, Any]) -> list[Any]:
     if not row["measured"]:
-        return [row["dimension"], "0 of 0", "", ""]
+        return [row["dimension"], "0 of 0", "", "", f"{row['harmed'][0]} of {row['harmed'][1]}"]
     low, high = wilson(row["flagged"], row["measured"])
     share = row["flagged"] / row["measured"]
-    return [row["dimension"], f"{row['flagged']} of {row['measured']}", f"{share:.0%}", f"{low:.0%} to {high:.0%}"]
+    return [
+        row["dimension"], f"{row['flagged']} of {row['measured']}", f"{share:.0%}", f"{low:.0%} to {high:.0%}",
+        f"{row['harmed'][0]} of {row['harmed'][1]}",
+    ]  # fmt: skip
 
 
 def _advice_row(results: list[Result], name: str) -> list[Any]:

@@ -10,6 +10,7 @@ processes may share it. Writes ``results.csv``, ``results.json`` and ``validity.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -34,7 +35,7 @@ from benchmarks._planted import (
 )
 from benchmarks._validity_tables import write_tables
 from lora_eval.errors import LoraEvalError, RunError
-from lora_eval.files import make_folder, read_json, write_json
+from lora_eval.files import make_folder, read_json, write_json, write_text
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.lora.files import load_lora, save_lora
 from lora_eval.report.card import plain
@@ -47,7 +48,11 @@ from tools.tiny_world.drawings import BACKGROUNDS, COLOURS, SHAPES, SUBJECTS, TE
 from tools.tiny_world.reader import Reader
 
 TRIGGERED = ("plain", "fidelity", "challenge", "composition")
+CORE_ROLES = ("plain", "fidelity")
 COVERAGE_FIRST_SEED = 1001
+PLACES = ("on the left", "in the center", "on the right")
+# these depend on how many prompts a suite has
+NOT_COMPARABLE = ("retrieval_rank",)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,11 +66,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--checkpoints", type=int, default=2)
     found.add_argument("--weights", default="0-1.2 [7]")
-    found.add_argument("--prompts", type=int, default=6, help="from the top of the tiny suite")
+    found.add_argument("--prompts", type=int, default=10, help="from the top of the tiny suite")
     found.add_argument("--seeds", type=int, default=4)
     found.add_argument("--steps", type=int, help="steps of a good LoRA; default: the recipe's")
     found.add_argument(
-        "--coverage-seeds", type=int, default=24, help="fresh seeds that stand for the truth of intervals; 0: none"
+        "--coverage-prompts", type=int, default=32, help="fresh prompts that stand for the truth of intervals; 0: none"
     )
     found.add_argument(
         "--measure-again", action="store_true", help="measure the pictures of what is finished again, drawing nothing"
@@ -116,7 +121,7 @@ def main(argv: list[str]) -> int:
                 ("weights", options.weights),
                 ("prompts", options.prompts),
                 ("seeds", options.seeds),
-                ("coverage-seeds", options.coverage_seeds),
+                ("coverage-prompts", options.coverage_prompts),
             )
         )
         print(write_tables(out, results, command))
@@ -144,6 +149,10 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
                 raise RunError(f"{path} was made with other settings; choose another folder")
             if options.measure_again:
                 result.update(_answer(report(folder / "score")))
+                result["truth"] = read_truth(reader, RunFolder(folder / "score"), case.concept)
+                if result["coverage"]:
+                    report(folder / "coverage", resamples=200)
+                    result["coverage"] = _compare(folder)
                 write_json(path, plain(result))
             return result
         loras, history = _trained(host, case, folder, options)
@@ -165,8 +174,8 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
             "truth": read_truth(reader, RunFolder(folder / "score"), case.concept),
             "coverage": [],
         }
-        if case.kind == "good" and options.coverage_seeds:
-            result["coverage"] = coverage(host, loras[-1], history, folder, options, card)
+        if case.kind == "good" and options.coverage_prompts:
+            result["coverage"] = coverage(host, case, loras[-1], history, folder, options)
         write_json(path, plain(result))
         return dict(plain(result))
 
@@ -220,7 +229,9 @@ def read_truth(reader: Reader, folder: RunFolder, concept: str) -> list[dict[str
 
     Returns:
         Entries ``checkpoint, step, weight, concept`` (mean probability of the concept with the trigger),
-        ``accuracy`` (share read as the concept), ``attributes`` (share of colours, backgrounds, textures and
+        ``accuracy`` (share read as the concept; ``core`` and ``challenge`` on the prompts of these roles alone),
+        ``disagree`` (how much seeds of one prompt differ in being read as the concept, 0 to 1),
+        ``attributes`` (share of colours, backgrounds, textures and
         places as asked), ``quality`` (mean of concept x attributes, picture by picture), ``leak``
         (share read as the concept without the trigger), ``plain style`` (share in no foreign style).
     """
@@ -236,6 +247,9 @@ def read_truth(reader: Reader, folder: RunFolder, concept: str) -> list[dict[str
         right = np.array([_right(classes, seen, k, cell.prompt.text) for k, cell in enumerate(with_trigger)])
         foreign = _read(reader, folder, without)["shape"] if without else None
         lora = group[0].lora
+        core = np.array([cell.prompt.role in CORE_ROLES for cell in with_trigger])
+        prompts = np.array([cell.prompt.id for cell in with_trigger])
+        shares = np.array([named[prompts == name].mean() for name in dict.fromkeys(prompts.tolist())])
         result.append(
             {
                 "checkpoint": lora.name if lora else "",
@@ -243,6 +257,9 @@ def read_truth(reader: Reader, folder: RunFolder, concept: str) -> list[dict[str
                 "weight": group[0].weight,
                 "concept": float(probability.mean()),
                 "accuracy": float(named.mean()),
+                "core": float(named[core].mean()),
+                "challenge": float(named[~core].mean()),
+                "disagree": float((4 * shares * (1 - shares)).mean()),
                 "attributes": float(right.mean()),
                 "quality": float((probability * right).mean()),
                 "leak": None if foreign is None else float(
@@ -282,41 +299,86 @@ def _right(classes: dict[str, tuple[str, ...]], seen: dict[str, np.ndarray], row
 
 
 def coverage(
-    host: StandaloneHost, lora: Path, history: Path, folder: Path, options: argparse.Namespace, card: Scorecard
+    host: StandaloneHost, case: Case, lora: Path, history: Path, folder: Path, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Whether intervals of the run hold what many fresh seeds of the same prompts give, at the weight nearest 1.
+    """Whether intervals of the run hold what many fresh prompts and seeds give, at the weight nearest 1.
 
-    The many seeds have an error of their own, so the share of intervals that hold it is a little too low.
+    The many have an error of their own, so the share of intervals that hold their value is a little too low.
     """
-    import pandas as pd
-
-    few = RunFolder(folder / "score")
-    plan = few.read_plan()
-    weight = min((w for w in plan.weights if w > 0), key=lambda w: (abs(w - 1.0), w))
-    many = RunFolder(folder / "coverage")
-    first = COVERAGE_FIRST_SEED
+    weight = _weight_nearest_1(RunFolder(folder / "score"))
+    suite = folder / "coverage.yaml"
+    write_text(suite, fresh_suite(case.seed, options.coverage_prompts))
     score(
         host,
         [lora],
-        many.root,
+        folder / "coverage",
         data=folder / "references",
         weights=[weight],
-        prompts=options.prompts,
-        seeds=list(range(first, first + options.coverage_seeds)),
+        suite=suite,
+        kind="object",
+        seeds=list(range(COVERAGE_FIRST_SEED, COVERAGE_FIRST_SEED + options.seeds)),
         preset="quick",
         histories={lora.stem: str(history)},
         batch_size=8,
         resamples=200,
     )
+    return _compare(folder)
+
+
+def fresh_suite(seed: int, prompts: int) -> str:
+    """A suite of ``prompts`` with the trigger, roles and attributes as in the tiny suite, and an eighth without."""
+    rng = np.random.default_rng([30_000, seed])
+    pick = lambda options: str(rng.choice(list(options)))  # noqa: E731
+    rows: list[dict[str, Any]] = []
+    for k in range(prompts):
+        role = ("plain", "composition", "fidelity", "challenge")[k % 4]
+        colour, ground, place = pick(COLOURS), pick(BACKGROUNDS), pick(PLACES)
+        texture = "plain" if role == "fidelity" else pick(t for t in TEXTURES if t != "plain")
+        row: dict[str, Any] = {"id": f"{role}-{k}", "role": role}
+        row["text"] = (
+            f"a {colour} [trigger], {ground} background"
+            if role == "plain"
+            else f"a {texture} {colour} [trigger] {place}, {ground} background"
+        )
+        if role in ("composition", "challenge"):
+            named = (
+                ("texture", texture, TEXTURES), ("colour", colour, COLOURS), ("position", place, PLACES),
+                ("background", ground, BACKGROUNDS),
+            )  # fmt: skip
+            row["elements"] = [
+                {"name": name, "swap": value, "foils": [v for v in options if v != value][:4]}
+                for name, value, options in named
+            ]
+        rows.append(row)
+    for k in range(prompts // 8):
+        text = f"a {pick(TEXTURES)} {pick(COLOURS)} {pick(SHAPES)} {pick(PLACES)}, {pick(BACKGROUNDS)} background"
+        rows.append({"id": f"other-{k}", "role": "unrelated", "text": text})
+    # JSON is YAML
+    return json.dumps({"name": "fresh", "kind": "object", "class_word": "shape", "prompts": rows}, indent=1)
+
+
+def _weight_nearest_1(run: RunFolder) -> float:
+    return min((w for w in run.read_plan().weights if w > 0), key=lambda w: (abs(w - 1.0), w))
+
+
+def _compare(folder: Path) -> list[dict[str, Any]]:
+    """Every interval of the run at the last checkpoint, with what the fresh pictures give."""
+    import pandas as pd
+
+    few, many = RunFolder(folder / "score"), RunFolder(folder / "coverage")
+    weight, lora = _weight_nearest_1(few), Path(many.read_plan().loras[0].path)
     keys = ["dimension", "measure"]
     tables = []
     for run in (few, many):
         table = pd.read_csv(run.summary_file)
-        table = table[(table["checkpoint"] == _checkpoint_name(plan, lora)) & np.isclose(table["weight"], weight)]
+        name = _checkpoint_name(run.read_plan(), lora)
+        table = table[(table["checkpoint"] == name) & np.isclose(table["weight"], weight)]
         tables.append(table.dropna(subset=["value"]).set_index(keys))
     found = []
     for key, row in tables[0].iterrows():
-        if key not in tables[1].index or not np.isfinite(row["ci_low"]) or not np.isfinite(row["ci_high"]):
+        if key[1] in NOT_COMPARABLE or key not in tables[1].index:
+            continue
+        if not np.isfinite(row["ci_low"]) or not np.isfinite(row["ci_high"]):
             continue
         truth = float(tables[1].loc[key, "value"])
         found.append(

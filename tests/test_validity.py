@@ -27,7 +27,7 @@ def result(
     dimensions = {name: {"verdict": "good", "score": 0.9, "reason": ""} for name in DIMENSIONS}
     for name, (verdict, score) in verdicts.items():
         dimensions[name] = {"verdict": verdict, "score": score, "reason": ""}
-    entry = {"attributes": 1.0, "leak": 0.0, "plain_style": 1.0}
+    entry = {"attributes": 1.0, "leak": 0.0, "plain_style": 1.0, "core": 0.9, "challenge": 0.9, "disagree": 0.0}
     truth = [{"checkpoint": "", "step": None, "weight": 0.0, "concept": 0.0, "accuracy": 0.0, "quality": 0.0, **entry}]
     for name, step, quality in (("a", 10, (0.1, 0.3, 0.6)), ("b", 20, (0.5, 0.9, 0.89))):
         for at, value in zip((0.4, 0.8, 1.2), quality, strict=True):
@@ -148,7 +148,7 @@ def test_prompts_are_read_as_they_are_written() -> None:
 def test_a_good_lora_is_told_from_an_undertrained_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "--kinds", "good,undertrained", "--concepts", "quib", "--steps", "150", "--checkpoints", "1",
-        "--weights", "0-1.2 [4]", "--seeds", "3", "--coverage-seeds", "0", "--out", str(tmp_path),
+        "--weights", "0-1.2 [4]", "--seeds", "3", "--coverage-prompts", "0", "--out", str(tmp_path),
     ]  # fmt: skip
     assert validity.main(arguments) == 0
     good, under = (next(r for r in read_json(tmp_path / "results.json") if r["settings"]["kind"] == kind)

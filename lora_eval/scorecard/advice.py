@@ -106,6 +106,13 @@ RULES = (
     ),
     Rule(
         "generalisation",
+        _part("data_copying"),
+        "pictures lie nearer to the training pictures than new ones of the concept do",
+        "more pictures that differ in place, light and pose, captioned with what is to stay free; fewer epochs or an "
+        "earlier checkpoint, a lower learning rate",
+    ),
+    Rule(
+        "generalisation",
         _part("leak"),
         "the concept shows without its trigger",
         "add pictures of the class without the trigger (regularisation), caption backgrounds and class words, "

@@ -252,6 +252,7 @@ _PARTS = {
     "leak": "is left after the leak into prompts without the trigger",
     "held_out_gap": "is left after the gap between training and held-out pictures",
     "copies": "of the pictures are no copies of training pictures",
+    "data_copying": "of the pictures lie no nearer to the training pictures than held-out ones do",
 }
 
 

@@ -30,7 +30,9 @@ def measure(context: Context) -> None:
       without the trigger;
     - leak (characters and objects): 1 - movement towards the references without the trigger over
       the movement with it;
-    - held-out gap: 1 - likeness to the training pictures beyond that to held-out ones, over the room.
+    - held-out gap: 1 - likeness to the training pictures beyond that to held-out ones, over the room;
+    - data copying: 1 - share of pictures that lie nearer to a training picture than held-out ones do, beyond the
+      share expected by chance (Meehan, Chaudhuri and Dasgupta, arXiv 2004.05675, by a quantile in place of ranks).
 
     Each part counts with its bound nearest 1 (it is lost only as far as that is sure), so that six
     noisy numbers do not make a good LoRA look bad by their minimum.
@@ -43,6 +45,7 @@ def measure(context: Context) -> None:
         ("diversity", _diversity(context)),
         ("leak", _leak(context)),
         ("held_out_gap", _held_out_gap(context)),
+        ("data_copying", _data_copying(context)),
         ("copies", context.shared.get("copies")),
     ):
         if found is not None:
@@ -54,7 +57,7 @@ def _score(context: Context, parts: dict[str, Any]) -> None:
     grid = context.grid
     weakest: dict[str, dict[str, Any]] = {}
     # copies and gap judge memorising, kept and leak judge reach: with neither there is no verdict
-    judged = [name for name in ("fidelity_kept", "copies", "leak", "held_out_gap") if name in parts]
+    judged = [name for name in ("fidelity_kept", "copies", "leak", "held_out_gap", "data_copying") if name in parts]
     shows = _positive_gain(context)
     for c, condition in enumerate(grid.conditions):
         rows = {}
@@ -249,6 +252,35 @@ def _held_out_gap(context: Context) -> Any:
     context.add_draws(NAME, "held_out_gap", relative, 0.0)
     low, high = relative.interval()
     return 1.0 - relative.estimate, 1.0 - high, 1.0 - low, relative.n
+
+
+def _data_copying(context: Context) -> Any:
+    references, training, grid = context.data.references, context.data.training, context.grid
+    if references is None or training is None or not references.held_out or len(references) < HELD_OUT_NEEDED:
+        # the held-out gap has said already what is missing
+        return None
+    if context.shared.get("other_subject"):
+        return None
+    prompts = grid.prompts_of(TRIGGERED_ROLES) or grid.core()
+    _, honest = metric._nearest(references.features, training.features)
+    limit = float(np.quantile(honest, metric.TRAIN_QUANTILE))
+    _, cosine = metric._nearest(context.data.features, training.features)
+    near = cosine > limit
+    base = grid.base[prompts]
+    chance = max(1.0 - metric.TRAIN_QUANTILE, float(near[base[base >= 0]].mean()) if (base >= 0).any() else 0.0)
+    values = np.full((4, len(grid.conditions)), np.nan)
+    for c, condition in enumerate(grid.conditions):
+        rows = grid.rows[c][prompts]
+        rows = rows[rows >= 0]
+        if not len(rows) or chance >= 1.0:
+            continue
+        hits = int(near[rows].sum())
+        low, high = wilson(hits, len(rows))
+        context.add(condition, NAME, "data_copying", hits / len(rows), (low, high), len(rows), chance)
+        kept = [1.0 - max(0.0, share - chance) / (1.0 - chance) for share in (hits / len(rows), high, low)]
+        values[:, c] = *kept, len(rows)
+    context.evidence[NAME]["nearest_training_limit"] = number(limit)
+    return values
 
 
 def find_copies(context: Context) -> None:
