@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ PICTURES, REFERENCES = 30, 12
 REGULARISATION = 56
 # of a good LoRA's steps and of its scale
 UNDERTRAINED, MEMORISED, STRONG = 0.08, 2.0, 2.5
-MEMORISED_PICTURES = 4
+# four drawings of one look, under the trigger alone, long and at a high rate: four that differ and are captioned
+# in full are learnt as well as thirty by a model this small
+MEMORISED_PICTURES, MEMORISED_RATE = 4, 9e-3
 # kinds without regularisation: beside it a leak is mended and four drawings are not memorised
 ALONE = ("leaking", "memorised")
 NOISY_SHARE, MIXED_SHARE, LEAK_SHARE = 1.0, 0.6, 0.5
@@ -66,7 +68,8 @@ KINDS = {
             "memorised",
             "generalisation",
             ("alignment", "curve", "fidelity"),
-            f"{MEMORISED_PICTURES} drawings alone, {MEMORISED:g} times the steps",
+            f"{MEMORISED_PICTURES} drawings of one look under the trigger alone, {MEMORISED:g} times the steps at rate "
+            f"{MEMORISED_RATE:g}",
         ),
         Kind("noisy", "alignment", (), f"captions of {NOISY_SHARE:.0%} of the drawings exchanged, triggers kept"),
         Kind("mixed", "consistency", ("fidelity",), f"{MIXED_SHARE:.0%} of the drawings in one of many foreign styles"),
@@ -112,7 +115,8 @@ def training_pairs(case: Case) -> Pairs:
     """The training drawings with their captions, fault planted."""
     pairs = [(d, t.replace(case.trained_on, case.concept)) for d, t in dataset(case.trained_on, PICTURES, case.seed)]
     if case.kind == "memorised":
-        return pairs[:MEMORISED_PICTURES]
+        look = {k: getattr(pairs[0][0], k) for k in ("colour", "background", "texture", "position")}
+        return [(replace(d, **look), f"a {case.concept}") for d, _ in pairs[:MEMORISED_PICTURES]]
     if case.kind == "noisy":
         return shuffle_captions(pairs, NOISY_SHARE, case.seed)
     if case.kind == "mixed":
@@ -174,7 +178,7 @@ def train_config(
         "batch_size": MEMORISED_PICTURES if case.kind == "memorised" else 16,
         "max_steps": total,
         "epochs": total,
-        "learning_rate": rate,
+        "learning_rate": MEMORISED_RATE if case.kind == "memorised" else rate,
         "warmup_steps": 10,
         "min_snr_gamma": 5,
         # four pictures leave none to hold out
