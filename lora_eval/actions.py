@@ -9,15 +9,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lora_eval.errors import HostError, Interrupted, RunError
+from lora_eval.errors import ConfigError, HostError, Interrupted, RunError
 from lora_eval.host.current import current_settings
 from lora_eval.host.protocol import Host, Job, Sampling
 from lora_eval.jobs import Handle, JobQueue
 
 if TYPE_CHECKING:
+    from lora_eval.captioning import CaptionOrder
     from lora_eval.training.config import TrainConfig
 
 HostGetter = Callable[[], Host]
+TERMS = "CLIP terms"
+"""The captioner that every host has: terms that the scorecard's encoder is sure of."""
 
 
 @dataclass
@@ -171,6 +174,57 @@ def _sampling(host: Host, given: Mapping[str, Any]) -> Sampling | None:
         return None
     width, height = host.native_size()
     return Sampling(**{"width": width, "height": height, **given})
+
+
+def captioners(host: Host) -> list[str]:
+    """Names of what can caption a folder on this host: its own interrogators and the terms of the image encoder."""
+    return [*host.interrogators(), TERMS]
+
+
+def submit_caption(
+    queue: JobQueue, host: HostGetter, folder: Path, order: CaptionOrder, by: str = TERMS, metadata: Path | None = None
+) -> str:
+    """Put captions for a folder's pictures in line; returns the job's id.
+
+    Args:
+        by: one of :func:`captioners`.
+
+    The job's result has ``data``, ``changed`` (how many captions), ``failed`` and ``notes`` (one line each).
+
+    Raises:
+        ConfigError: nothing of that name captions here.
+    """
+    if by not in (known := captioners(host())):
+        raise ConfigError(f"nothing called {by!r} captions here; choose one of {', '.join(known)}")
+
+    def run(handle: Handle) -> dict[str, Any]:
+        from lora_eval.captioning import caption_folder
+
+        handle.say("starting")
+        holder = host()
+        with handle.job(holder.job(f"Captions of {folder.name}", 1)) as job:
+
+            def show(done: int, total: int) -> None:
+                job.total = total
+                job.advance(done - job.done, f"caption {done}/{total}")
+                job.check()
+
+            found = caption_folder(
+                folder,
+                order,
+                metadata=metadata,
+                captioner=None if by == TERMS else holder.interrogators()[by],
+                progress=show,
+                say=handle.say,
+            )
+        return {
+            "data": str(folder),
+            "changed": len(found.changes),
+            "failed": found.failed,
+            "notes": found.notes,
+        }
+
+    return queue.submit("caption", folder.name, run)
 
 
 def check_folder(

@@ -22,9 +22,19 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
 
 import lora_eval
-from lora_eval.actions import HostGetter, ScoreOrder, check_folder, submit_score, submit_train
+from lora_eval.actions import (
+    HostGetter,
+    ScoreOrder,
+    captioners,
+    check_folder,
+    submit_caption,
+    submit_score,
+    submit_train,
+)
+from lora_eval.captioning import CaptionOrder
 from lora_eval.errors import LoraEvalError, RunError
 from lora_eval.files import read_json
+from lora_eval.host.current import current_settings
 from lora_eval.jobs import RUNNING, JobQueue, JobState
 from lora_eval.library import run_roots
 from lora_eval.paths import Confinement, ForbiddenPath
@@ -113,6 +123,17 @@ class CheckBody(Body):
     resolution: StrictInt | None = None
 
 
+class CaptionBody(Body):
+    """Captions for a folder. ``by``: one of ``GET /captioners``; ``overwrite``: also where there are some."""
+
+    data: StrictStr
+    by: StrictStr
+    metadata: StrictStr | None = None
+    trigger: StrictStr = ""
+    class_word: StrictStr = ""
+    overwrite: StrictBool = False
+
+
 class OneLineRoute(APIRoute):
     """Errors as ``{"detail": one line}``, without touching the handlers of the host's own routes."""
 
@@ -198,6 +219,17 @@ def create_routes(
     def check(body: CheckBody) -> dict[str, Any]:
         table = confined.path(body.metadata) if body.metadata else None
         return check_folder(confined.path(body.data), table, body.trigger, body.resolution)
+
+    @router.get("/captioners")
+    def list_captioners() -> list[str]:
+        return captioners(host())
+
+    @router.post("/caption", status_code=202)
+    def caption(body: CaptionBody) -> dict[str, Any]:
+        table = confined.path(body.metadata) if body.metadata else None
+        encoder = current_settings().encoder
+        order = CaptionOrder(body.trigger, body.class_word, overwrite=body.overwrite, encoder=encoder)
+        return {"id": submit_caption(jobs, host, confined.path(body.data), order, body.by, table)}
 
     app.include_router(router)
 

@@ -24,7 +24,7 @@ from lora_eval.dataset.caption_edit import (
 from lora_eval.dataset.captions import tidy
 from lora_eval.dataset.folder import Dataset, scan
 from lora_eval.dataset.images import open_picture
-from lora_eval.errors import ConfigError, DatasetError
+from lora_eval.errors import ConfigError, DatasetError, HostError, Interrupted
 
 TINY_TERMS = TERMS.with_name("tiny.yaml")
 SUBJECT = "subject"
@@ -84,6 +84,7 @@ def caption_folder(
     folder: Path | str,
     order: CaptionOrder,
     *,
+    metadata: Path | None = None,
     dry_run: bool = False,
     encoder: Encoder | None = None,
     captioner: Captioner | None = None,
@@ -93,22 +94,24 @@ def caption_folder(
     """Make and edit the captions of ``folder`` and write them. The same folder and encoder give the same captions.
 
     Args:
+        metadata: table of captions in place of the folder's own.
         dry_run: change nothing on disk; the changes say what would be.
         encoder: one already loaded; else ``order.encoder`` is loaded when the first picture needs it.
         captioner: another way to caption, such as a WebUI's interrogator; no encoder is needed then.
-        progress: told (done, total) of the captions made.
+        progress: told (done, total) of the captions made; may raise Interrupted, and what is made by then is kept.
         say: told before a download.
 
     Raises:
         DatasetError: the folder cannot be read, or an edit cannot be done.
         ConfigError, HostError: the encoder or the terms cannot be had.
         RunError: a file cannot be written.
+        Interrupted: ``progress`` raised it.
     """
     if not 0.0 < order.sure < 1.0:
         raise ConfigError(f"sure {order.sure:g} is out of range; take a number between 0 and 1, for example 0.3")
     if order.prefix and not order.trigger.strip():
         raise ConfigError("--prefix needs a trigger to put in front; name it with --trigger")
-    dataset = scan(folder)
+    dataset = scan(folder, metadata)
     makes = order.overwrite or not order.edits
     todo = [i for i in dataset.items if makes and (order.overwrite or not captioned(dataset, i))]
     if todo and captioner is None:
@@ -116,6 +119,7 @@ def caption_folder(
     after: dict[Path, str] = {}
     result = Captioned([])
     silent = 0
+    stopped: Exception | None = None
     for number, item in enumerate(todo, 1):
         assert captioner is not None
         try:
@@ -123,10 +127,18 @@ def caption_folder(
         except DatasetError as error:
             result.failed.append(str(error))
             continue
+        except (HostError, Interrupted) as error:
+            # the captions made so far took time: they are kept
+            stopped = error
+            break
         after[item.path] = set_trigger(said, order.trigger, order.class_word)
         silent += not said
-        if progress is not None:
-            progress(number, len(todo))
+        try:
+            if progress is not None:
+                progress(number, len(todo))
+        except Interrupted as error:
+            stopped = error
+            break
     kept = [item for item in dataset.items if item not in todo and captioned(dataset, item)]
     edit = replace(order.edit, trigger="", class_word="")
     if order.prefix:
@@ -136,6 +148,8 @@ def caption_folder(
     result.changes = changes(dataset, after)
     if not dry_run:
         result.written = write_changes(dataset, result.changes, order.form)
+    if stopped is not None:
+        raise stopped
     result.notes = _notes(dataset, order, silent, len(dataset) - len(after) - len(result.failed))
     return result
 

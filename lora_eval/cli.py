@@ -55,12 +55,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     train = commands.add_parser("train", parents=[common, model], help="train a LoRA from a YAML config")
-    train.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    train.add_argument("config", type=Path, metavar="CONFIG.yaml", help="or a .toml of kohya's scripts")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
     train.add_argument("--resume", action="store_true", help="go on where an interrupted run of this config stopped")
     train.add_argument(
         "--encoder", default="auto", help="what measures the test pictures (measure_samples): open_clip model or folder"
     )
+
+    convert = commands.add_parser(
+        "convert", parents=[common], help="show a config of kohya's scripts (TOML) as one of ours (YAML)"
+    )
+    convert.add_argument("config", type=Path, metavar="FILE.toml")
+    convert.add_argument("--out", type=Path, metavar="CONFIG.yaml", help="write it there (default: print it)")
+    convert.add_argument("--force", action="store_true", help="replace the file that is there")
 
     check = commands.add_parser("check", parents=[common], help="check a dataset; exit 1 when it has errors")
     check.add_argument("data", type=Path, metavar="DATA_DIR")
@@ -68,6 +75,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--metadata", type=Path, metavar="CSV", help="captions table (default: DATA_DIR/metadata.csv if there)"
     )
     check.add_argument("--trigger", default=None, help="trigger word that every caption should hold")
+    check.add_argument("--class-word", default=None, help="ordinary word for the subject; may stand in every caption")
+    check.add_argument(
+        "--resolution", default="512", metavar="WxH", help="size trained at: side or width x height (default: 512)"
+    )
+    check.add_argument("--held-out", type=Path, metavar="DIR", help="validation pictures; none may be in both")
+    check.add_argument(
+        "--encoder", metavar="NAME", help="also judge how varied the pictures are: auto, open_clip model or folder"
+    )
 
     caption = commands.add_parser(
         "caption", parents=[common], help="write captions for pictures that have none, or edit those that are there"

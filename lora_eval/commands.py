@@ -83,12 +83,16 @@ def _host(arguments: argparse.Namespace, progress: _Progress, output: Path | Non
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """``train CONFIG.yaml [key=value ...]``."""
-    from lora_eval.training.config import load_config
+    """``train CONFIG.yaml [key=value ...]``; a config of kohya's scripts (TOML) is taken over, too."""
+    from lora_eval.training.config import make_config, parse_overrides
     from lora_eval.training.loop import train as run_training
+    from lora_eval.training.presets import read_settings
     from lora_eval.training.watch import load_watcher
 
-    config = load_config(arguments.config, arguments.overrides)
+    values, notes = read_settings(arguments.config)
+    config = make_config({**values, **parse_overrides(arguments.overrides)})
+    for note in notes:
+        _say(f"note: {note}")
     if arguments.model is None:
         arguments.model = config.base_model
     else:
@@ -110,6 +114,26 @@ def train(arguments: argparse.Namespace) -> int:
     return BAD if result.stopped == "diverged" else GOOD
 
 
+def convert(arguments: argparse.Namespace) -> int:
+    """``convert FILE.toml [--out CONFIG.yaml]``: kohya's settings as ours; what has no counterpart is named."""
+    from lora_eval.files import write_text
+    from lora_eval.training.config import to_yaml
+    from lora_eval.training.presets import read_settings
+
+    values, notes = read_settings(arguments.config)
+    text = to_yaml(values)
+    for note in notes:
+        _say(f"note: {note}")
+    if arguments.out is None:
+        print(text, end="")
+    else:
+        if arguments.out.exists() and not arguments.force:
+            raise ConfigError(f"{arguments.out} is there already; name another file, or add --force to replace it")
+        write_text(arguments.out, text)
+        print(f"written: {arguments.out}")
+    return GOOD
+
+
 def _say(what: str) -> None:
     print(what, file=sys.stderr)
 
@@ -118,9 +142,22 @@ def check(arguments: argparse.Namespace) -> int:
     """``check DATA_DIR``: findings one a line, errors first; exit 1 when there are errors."""
     from lora_eval.dataset.check import check as run_check
     from lora_eval.dataset.folder import scan
+    from lora_eval.training.settings import resolution
 
+    encoder = None
+    if arguments.encoder is not None:
+        from lora_eval.scorecard.embed import load_encoder
+
+        encoder = load_encoder(arguments.encoder, say=None if arguments.quiet else _say)
     dataset = scan(arguments.data, arguments.metadata)
-    findings = run_check(dataset, trigger=arguments.trigger)
+    findings = run_check(
+        dataset,
+        trigger=arguments.trigger,
+        resolution=resolution(arguments.resolution),
+        class_word=arguments.class_word,
+        held_out=scan(arguments.held_out).items if arguments.held_out is not None else (),
+        encoder=encoder,
+    )
     for finding in findings:
         print(finding.line())
     errors = sum(finding.severity == "error" for finding in findings)

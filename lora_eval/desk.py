@@ -168,6 +168,59 @@ class Desk:
         captions = {dataset.name(item.path): prepend_trigger(item.caption, word) for item in lacking}
         return self.save_captions(folder, metadata, captions)
 
+    def captioners(self) -> list[str]:
+        """What can caption pictures here."""
+        try:
+            return actions.captioners(self.host())
+        except LoraEvalError:
+            return [actions.TERMS]
+
+    def caption(
+        self, folder: str, metadata: str | None, by: str, trigger: str = "", class_word: str = "", anew: bool = False
+    ) -> str:
+        """Put captions for pictures without one (``anew``: for all) in line; the job's id. Raises LoraEvalError."""
+        from lora_eval.captioning import CaptionOrder
+        from lora_eval.host.current import current_settings
+
+        dataset = _scan(folder, metadata)
+        order = CaptionOrder(trigger.strip(), class_word.strip(), overwrite=anew, encoder=current_settings().encoder)
+        table = Path(metadata.strip()).expanduser() if metadata and metadata.strip() else None
+        return actions.submit_caption(self.queue, self._host, dataset.root, order, by, table)
+
+    def captioning(self) -> JobState | None:
+        """The captioning that runs, or the last one."""
+        return _latest(self.queue.list("caption"))
+
+    def presets(self) -> list[str]:
+        """Names of the kept settings."""
+        from lora_eval.training.presets import preset_names
+
+        try:
+            return preset_names(self._presets())
+        except LoraEvalError:
+            return []
+
+    def save_preset(self, name: str, values: Mapping[str, Any]) -> Path:
+        """Keep settings under a name, without what belongs to one dataset. Raises ConfigError, RunError."""
+        from lora_eval.training.presets import save_preset
+
+        return save_preset(self._presets(), name, make_config(values))
+
+    def load_preset(self, name: str) -> dict[str, Any]:
+        """The kept settings of that name. Raises ConfigError."""
+        from lora_eval.training.presets import load_preset
+
+        return load_preset(self._presets(), name)
+
+    def from_file(self, path: Path | str) -> tuple[dict[str, Any], list[str]]:
+        """Settings of a YAML of ours or a TOML of kohya's, and what could not be taken over. Raises ConfigError."""
+        from lora_eval.training.presets import read_settings
+
+        return read_settings(path)
+
+    def _presets(self) -> Path:
+        return self.host().output_folder / "presets"
+
     def train(self, values: Mapping[str, Any], resume: bool = False) -> str:
         """Put a training run in line; the job's id. Raises LoraEvalError for settings that cannot run."""
         config = make_config(values)

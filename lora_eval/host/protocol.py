@@ -302,6 +302,13 @@ class Host(ABC):
     def borrow_model(self) -> AbstractContextManager[BorrowedModel]:
         """Exclusive loan of the model for training; everything is put back on leaving."""
 
+    def interrogators(self) -> dict[str, Callable[[Image.Image], str]]:
+        """The host's own programs that say what is in a picture, by name; none by default.
+
+        Each loads (and perhaps downloads) its model at its first call and raises HostError when it cannot be had.
+        """
+        return {}
+
     @abstractmethod
     def refresh_loras(self) -> None:
         """Make the host list files that were just written to its LoRA folder."""

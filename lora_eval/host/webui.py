@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +35,8 @@ from lora_eval.host.webui_draw import txt2img
 from lora_eval.host.webui_queue import QueueLock, WebuiJob, reload_watch
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from lora_eval.host.loan import WebuiLoan
 
 _PACKAGES = ("torch", "numpy", "pillow", "gradio", "open_clip_torch", "transformers", "safetensors")
@@ -152,6 +154,18 @@ class WebuiHost(Host):
         from modules import sd_samplers
 
         return [sampler.name for sampler in sd_samplers.all_samplers]
+
+    def interrogators(self) -> dict[str, Callable[[Image.Image], str]]:
+        from lora_eval.host.webui_interrogate import INTERROGATORS
+
+        def in_turn(ask: Callable[[Image.Image], str]) -> Callable[[Image.Image], str]:
+            def say(picture: Image.Image) -> str:
+                with self._turn("LoRA Eval"):
+                    return ask(picture)
+
+            return say
+
+        return {name: in_turn(ask) for name, ask in INTERROGATORS.items()}
 
     def refresh_loras(self) -> None:
         networks().list_available_networks()

@@ -253,9 +253,14 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """Settings as YAML text, in their order."""
+    return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=1000))
+
+
 def dump_config(config: TrainConfig) -> str:
     """The config as YAML text, keys in the order of the dataclass."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=1000)
+    return to_yaml(to_dict(config))
 
 
 def save_config(config: TrainConfig, path: Path | str) -> None:

@@ -62,6 +62,8 @@ _SCHEDULERS = {
     "cosine_with_restarts": "cosine_with_restarts",
 }
 _PRECISIONS = {"float": "fp32", "fp16": "fp16", "bf16": "bf16"}
+# Python 3.10 has none of its own, and nothing may be installed: Forge brings tomlkit, and pip itself carries one
+TOML_READERS = ("tomllib", "tomli", "tomlkit", "toml", "pip._vendor.tomli")
 # what only says how kohya runs, or what is always so here
 _SILENT = frozenset(
     {
@@ -133,21 +135,22 @@ def import_kohya(path: Path | str) -> tuple[TrainConfig, list[str]]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     parser = None
-    for name in ("tomllib", "tomli", "toml"):
+    for name in TOML_READERS:
         try:
             parser = importlib.import_module(name)
             break
         except ImportError:
             continue
     if parser is None:
-        raise ConfigError(f"cannot read {path}: Python 3.10 has no TOML reader; write the settings as YAML")
+        raise ConfigError(f"cannot read {path}: this Python has no TOML reader; pip install tomli, or write it as YAML")
     try:
         found = parser.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; give the path of a kohya config") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path} ({' '.join(str(error).split())}); correct the TOML") from None
-    return dict(found)
+    # tomlkit gives values that remember how they were written
+    return dict(found.unwrap() if hasattr(found, "unwrap") else found)
 
 
 def _flatten(found: Mapping[str, Any]) -> dict[str, Any]:

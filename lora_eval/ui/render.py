@@ -99,13 +99,18 @@ def job(state: JobState | None, folder: Path | None, nothing: str, hint: str = "
     )
 
 
+def stop_button(id: str) -> str:
+    """Stops a job from where it is shown."""
+    return f'<div class="lora-eval-line">{_button("cancel", id, text.INTERRUPT)}</div>'
+
+
 def queue(jobs: Sequence[JobState], kind: str) -> str:
     """What runs elsewhere and what waits; "" when this tab's own job is alone."""
     rows = []
     for state in jobs:
         if state.status == RUNNING and state.kind == kind:
             continue
-        tab = text.TRAIN_TITLE if state.kind == "train" else text.SCORE_TITLE
+        tab = text.SCORE_TITLE if state.kind == "score" else text.TRAIN_TITLE
         cancel = _button("cancel", state.id, text.WORDS["cancel"]) if state.status == QUEUED else ""
         badge = _badge(state.status, text.STATUS[state.status])
         rows.append(f"<li>{badge}<span>{_e(tab)}</span><strong>{_e(state.title)}</strong>{cancel}</li>")

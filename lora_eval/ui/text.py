@@ -138,7 +138,10 @@ TRAIN = "Train"
 RESUME = "Resume"
 INTERRUPT = "Interrupt"
 CAPTION_GROUP = "Make captions by a program"
-CAPTION_BY = ("Captions by", "BLIP: a sentence; DeepBooru: tags; CLIP terms: words from a list; correct them afterwards")
+CAPTION_BY = (
+    "Captions by",
+    "BLIP: a sentence; DeepBooru: tags; CLIP terms: words from a list; correct them afterwards",
+)
 CAPTION_ANEW = ("Replace captions that are there", "else only pictures without a caption get one")
 CAPTION_MAKE = "Make captions"
 CONFIG = "Presets and settings as YAML"

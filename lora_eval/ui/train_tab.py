@@ -11,7 +11,7 @@ import gradio as gr
 
 from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
-from lora_eval.ui import form, page, render, text
+from lora_eval.ui import captions, form, page, presets, render, text
 from lora_eval.ui.compat import Update, html, keep, listen, section, transient
 
 REDRAW = 2.0
@@ -25,18 +25,20 @@ def make(desk: Desk) -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False) as blocks:
         with gr.Row(elem_id=f"{ELEMENT}_tab", elem_classes=["lora-eval"]):
             with gr.Column(scale=5, min_width=340, elem_id=f"{ELEMENT}_settings"):
-                top = _choices()
+                top = _choices(desk)
                 buttons, said = _buttons()
                 controls = _settings(desk)
-                yaml_show, yaml_use, yaml_box = _yaml()
+                kept = presets.make(desk, ELEMENT)
             with gr.Column(scale=6, min_width=340, elem_id=f"{ELEMENT}_progress"):
                 shown = _results()
         inputs = [*(top[name] for name in form.ON_TOP), *(controls[name] for name in form.NAMES)]
         _wire_template(desk, top, controls)
         _wire_jobs(desk, buttons, said, everything, inputs)
         _wire_check(desk, top, controls, shown)
-        _wire_yaml(desk, yaml_show, yaml_use, yaml_box, said, everything, inputs)
-        _wire_poll(desk, shown)
+        about = [top["train_data_dir"], controls["metadata_path"], top["trigger"], controls["class_word"]]
+        captions.wire(desk, top["made"], about)
+        presets.wire(desk, kept, everything, inputs)
+        _wire_poll(desk, {**shown, "captioned": top["made"]["shown"]})
         page.wire_requests(desk, "train", shown, top["name"])
     return blocks
 
@@ -48,7 +50,7 @@ def _heading(words: str) -> None:
     html(f'<h3 class="lora-eval-heading">{words}</h3>')
 
 
-def _choices() -> dict[str, Any]:
+def _choices(desk: Desk) -> dict[str, Any]:
     top: dict[str, Any] = {}
     _heading(text.STEP_FOLDER)
     label, info = text.FOLDER
@@ -56,6 +58,7 @@ def _choices() -> dict[str, Any]:
         gr.Textbox(label=label, info=info, placeholder=text.FOLDER_HINT, max_lines=1, elem_id=f"{ELEMENT}_folder")
     )
     top["check"] = gr.Button(text.CHECK, size="sm", elem_id=f"{ELEMENT}_check")
+    top["made"] = captions.make(desk, ELEMENT)
     _heading(text.STEP_NAME)
     with gr.Row():
         for key, (label, info) in (("name", text.NAME), ("trigger", text.TRIGGER)):
@@ -96,16 +99,6 @@ def _settings(desk: Desk) -> dict[str, Any]:
                     for name in ordered[at : at + 2]:
                         controls[name] = form.make_control(name, start[name])
     return controls
-
-
-def _yaml() -> tuple[Any, Any, Any]:
-    label, info = text.CONFIG_BOX
-    with gr.Accordion(text.CONFIG, open=False, elem_id=f"{ELEMENT}_yaml_group"):
-        with gr.Row():
-            show = gr.Button(text.CONFIG_SHOW, size="sm", elem_id=f"{ELEMENT}_yaml_show")
-            use = gr.Button(text.CONFIG_USE, size="sm", elem_id=f"{ELEMENT}_yaml_use")
-        box = transient(gr.Textbox(label=label, info=info, lines=8, max_lines=30, elem_id=f"{ELEMENT}_yaml"))
-    return show, use, box
 
 
 def _results() -> dict[str, Any]:
@@ -193,24 +186,6 @@ def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown
     listen(shown["score"].click, None, [], [], js="() => { loraEval.scoreRun(); return []; }")
 
 
-def _wire_yaml(desk: Desk, show: Any, use: Any, box: Any, said: Any, names: list[str], inputs: list[Any]) -> None:
-    def write(*values: Any) -> list[Any]:
-        try:
-            return [desk.to_yaml(form.read_values(names, values)), section("")]
-        except LoraEvalError as error:
-            return [keep(), section(render.message(str(error)))]
-
-    def read(words: str) -> list[Any]:
-        try:
-            settings = desk.from_yaml(words)
-        except LoraEvalError as error:
-            return [*(keep() for _ in names), section(render.message(str(error)))]
-        return [*form.show_values(names, settings), section(render.good(text.WORDS["settings_taken"]))]
-
-    listen(show.click, write, inputs, [box, said])
-    listen(use.click, read, [box], [*inputs, said])
-
-
 def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
     def poll(state: dict[str, Any] | None) -> list[Any]:
         state = dict(state or {"stamp": None, "drawn": 0.0, "tick": 0})
@@ -233,8 +208,9 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
             loss,
             film,
             gr.update(visible=view.folder is not None or view.job is not None),
+            section(captions.show(desk)),
             page.tick(state["tick"]),
         ]
 
-    outputs = [shown[name] for name in ("state", "job", "queue", "loss", "film", "score", "tick")]
+    outputs = [shown[name] for name in ("state", "job", "queue", "loss", "film", "score", "captioned", "tick")]
     listen(shown["poll"].click, poll, [shown["state"]], outputs, quiet=True)

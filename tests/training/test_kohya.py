@@ -8,12 +8,7 @@ import pytest
 
 from lora_eval.errors import ConfigError
 from lora_eval.training.config import make_config
-from lora_eval.training.kohya import import_kohya
-
-try:
-    import tomllib  # noqa: F401
-except ImportError:
-    pytest.importorskip("tomli", reason="Python 3.10 has no TOML reader")
+from lora_eval.training.kohya import TOML_READERS, import_kohya
 
 TYPICAL = """\
 [model_arguments]
@@ -128,3 +123,22 @@ def test_bad_files_are_one_line(tmp_path: Path, text: str | None, message: str) 
     with pytest.raises(ConfigError, match=message) as caught:
         import_kohya(tmp_path / "c.toml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", TOML_READERS)
+def test_any_reader_gives_the_same_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str) -> None:
+    pytest.importorskip(reader)
+    (tmp_path / "c.toml").write_text(TYPICAL)
+    expected = import_kohya(tmp_path / "c.toml")
+    monkeypatch.setattr("lora_eval.training.kohya.TOML_READERS", (reader,))
+    assert import_kohya(tmp_path / "c.toml") == expected
+    (tmp_path / "c.toml").write_text("a = [")
+    with pytest.raises(ConfigError, match="cannot read"):
+        import_kohya(tmp_path / "c.toml")
+
+
+def test_without_any_reader_the_mend_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.toml").write_text(TYPICAL)
+    monkeypatch.setattr("lora_eval.training.kohya.TOML_READERS", ("no_such_module",))
+    with pytest.raises(ConfigError, match="has no TOML reader; pip install tomli, or write it as YAML"):
+        import_kohya(tmp_path / "c.toml")

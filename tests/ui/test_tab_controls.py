@@ -156,6 +156,9 @@ class Nowhere:
     def samplers(self) -> list[str]:
         return ["Euler"]
 
+    def interrogators(self) -> dict[str, Any]:
+        return {"BLIP": str, "DeepBooru": str}
+
 
 def shown_texts(blocks: Any) -> list[str]:
     found = []
