@@ -133,7 +133,8 @@ var loraEval = window.loraEval || (function () {
         box.querySelector("img").src = small.src;
         box.querySelector("figcaption").textContent = small.dataset.leWords || "";
         self.picture = small.dataset.lePicture;
-        press(tabOf + "_whole");
+        if (small.dataset.leWhole) box.querySelector("img").src = small.dataset.leWhole;
+        else press(tabOf + "_whole");
         box.querySelector(".close").focus();
     }
 
@@ -151,7 +152,7 @@ var loraEval = window.loraEval || (function () {
     }
 
     function open(small) {
-        const group = small.closest(".lora-eval-film, .lora-eval-pictures, .lora-eval-findings");
+        const group = small.closest(".lora-eval-film, .lora-eval-pictures, .lora-eval-findings, .lora-eval-map");
         around = Array.from((group || root()).querySelectorAll("img[data-le-picture]"));
         tabOf = tabAround(small);
         show(Math.max(0, around.indexOf(small)));
@@ -201,6 +202,12 @@ var loraEval = window.loraEval || (function () {
             send(sent.dataset.leSend);
             return undefined;
         }
+        const run = target.closest("[data-le-run]");
+        if (run) {
+            self.run = run.dataset.leRun;
+            press(tabAround(run) + "_pick");
+            return undefined;
+        }
         for (const what of ["cancel", "again"]) {
             const about = target.closest("[data-le-" + what + "]");
             if (!about) continue;
@@ -234,20 +241,13 @@ var loraEval = window.loraEval || (function () {
         }
     }
 
-    // The report follows the page's theme, not the system's. Its frame is closed to us (sandbox), so the
-    // condition in its style is answered before it is loaded.
-    const reports = new WeakMap();
-
+    // The report follows the page's theme, not the system's: it is told with its address.
     function theme() {
         const dark = document.body.classList.contains("dark") || root().querySelector(".gradio-container.dark") !== null;
-        const answer = dark ? "(min-width: 0px)" : "(max-width: 0px)";
-        for (const frame of root().querySelectorAll("iframe.lora-eval-report")) {
-            const known = reports.get(frame);
-            if (known && known.answer === answer && known.shown === frame.srcdoc) continue;
-            const page = known && known.shown === frame.srcdoc ? known.page : frame.srcdoc;
-            const shown = page.replace(/\(prefers-color-scheme:\s*dark\)/g, answer);
-            reports.set(frame, { page: page, shown: shown, answer: answer });
-            if (shown !== frame.srcdoc) frame.srcdoc = shown;
+        for (const frame of root().querySelectorAll("iframe[data-le-src]")) {
+            const address = frame.dataset.leSrc, sign = address.includes("?") ? "&" : "?";
+            const wanted = address + sign + "theme=" + (dark ? "dark" : "light");
+            if (frame.getAttribute("src") !== wanted) frame.setAttribute("src", wanted);
         }
     }
 

@@ -6,8 +6,10 @@ in the queue and on disk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from lora_eval.dataset.folder import Dataset
 
 LIVE_IMAGES = 12
+COMPARISONS = "comparisons"
+COMPARED = ("compare.html", "compare.csv", "compare.json")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,17 @@ class ScoreView:
     job: JobState | None = None
     folder: Path | None = None
     stamp: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A scorecard run on disk. ``verdict`` "" while it is not finished; ``when`` as people write it."""
+
+    folder: Path
+    when: str
+    verdict: str = ""
+    checkpoint: str | None = None
+    weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -364,6 +379,43 @@ class Desk:
     def scored_runs(self) -> list[Path]:
         """Scorecard runs on disk, the latest first."""
         return self._runs(library.scored_runs)
+
+    def history(self, most: int = 50) -> list[Finished]:
+        """The runs on disk with what came out, the latest first."""
+        found = []
+        for folder in self.scored_runs()[:most]:
+            try:
+                card = library.read_scorecard(folder) or {}
+            except LoraEvalError as error:
+                card = {"verdict": str(error)}
+            best = card.get("recommended") or {}
+            changed = max(
+                (folder / name).stat().st_mtime for name in ("plan.json", "scorecard.json") if (folder / name).is_file()
+            )
+            when = datetime.fromtimestamp(changed).strftime("%Y-%m-%d %H:%M")
+            found.append(
+                Finished(folder, when, str(card.get("verdict") or ""), best.get("checkpoint"), best.get("weight"))
+            )
+        return found
+
+    def compare(self, runs: Sequence[Path], at: str = "") -> Path:
+        """Set finished runs side by side; the folder with the comparison's page and tables.
+
+        Args:
+            at: ``NAME:WEIGHT`` in place of a run's recommendation, one a line or after a comma.
+
+        Raises:
+            LoraEvalError: fewer than two runs, or runs that cannot be compared; one line.
+        """
+        from lora_eval.scorecard.compare import compare, write_comparison
+
+        if len(runs) < 2:
+            raise ConfigError("two runs are needed for a comparison; choose another one")
+        found = compare(runs, [part.strip() for part in re.split(r"[\n,]", at) if part.strip()])
+        names = "+".join(actions.slug(run.name)[:40] for run in runs)
+        return write_comparison(
+            library.run_roots(self.host().output_folder)[0] / COMPARISONS / names[:150], found
+        ).parent
 
     def downloads(self, run: Path) -> list[Path]:
         """The finished reports of a run."""

@@ -19,12 +19,14 @@ class Settings:
         encoder: image and text encoder of the scorecard, ``auto`` or as in ``scorecard.embed.load_encoder``.
         allowed: folders besides the host's own that requests from outside may name.
         output: where run folders go; None: the host's own place for them.
+        language: what reports and sentences are written in, see ``lora_eval.language``.
     """
 
     batch_size: int = 4
     encoder: str = "auto"
     allowed: list[Path] = field(default_factory=list)
     output: Path | None = None
+    language: str = "en"
 
 
 _make: Callable[[], Host] | None = None

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import gradio as gr
+
+from lora_eval.host.current import current_settings
+from lora_eval.language import speak
 
 MAJOR = int(re.match(r"\d+", gr.__version__)[0])  # type: ignore[index]
 
@@ -28,10 +32,23 @@ def listen(
         js: function run in the page before, whose array becomes the inputs.
         quiet: no spinner over the outputs, for what happens by itself.
     """
+    if function is not None:
+        function = _spoken(function)
     options: dict[str, Any] = {"queue": False, "show_progress": "hidden" if quiet else "minimal"}
     if js is not None:
         options["_js" if MAJOR < 4 else "js"] = js
     event(fn=function, inputs=list(inputs), outputs=list(outputs), **options)
+
+
+def _spoken(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same in the language that is set; gradio counts the arguments, so it must look the same."""
+
+    @wraps(function)
+    def run(*values: Any) -> Any:
+        with speak(current_settings().language):
+            return function(*values)
+
+    return run
 
 
 def keep() -> Update:

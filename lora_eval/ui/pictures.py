@@ -12,9 +12,11 @@ from functools import lru_cache
 from html import escape
 from pathlib import Path
 
+from lora_eval import served
 from lora_eval.errors import LoraEvalError
 
 SIDE = 144
+SERVED = 72
 _MOST = 20_000
 _keys: OrderedDict[str, Path] = OrderedDict()
 
@@ -33,6 +35,17 @@ def thumb(path: Path, words: str = "") -> str:
     about = escape(words or path.name, quote=True)
     data = f'data-le-picture="{key}" data-le-words="{about}"'
     return f'<img src="{source}" alt="{about}" loading="lazy" tabindex="0" {data}>'
+
+
+def served_thumb(path: Path, words: str = "") -> str:
+    """The same, fetched from the server when it comes into sight; for what may be many. Its room is kept for it."""
+    about = escape(words or path.name, quote=True)
+    whole = escape(served.whole(path), quote=True)
+    return (
+        f'<img src="{escape(served.small(path), quote=True)}" alt="{about}" loading="lazy" decoding="async" '
+        f'width="{SERVED}" height="{SERVED}" tabindex="0" data-le-picture="" data-le-whole="{whole}" '
+        f'data-le-words="{about}">'
+    )
 
 
 @lru_cache(maxsize=4000)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from lora_eval import library
-from lora_eval.desk import LIVE_IMAGES, Checked, Estimate, ScoreView, TrainView
+from lora_eval.desk import Checked, TrainView
 from lora_eval.errors import LoraEvalError
 from lora_eval.jobs import ENDED, PAUSED, QUEUED, RUNNING, JobState
 from lora_eval.progress import clock_text
-from lora_eval.scorecard.data import DIMENSIONS
 from lora_eval.ui import text
 from lora_eval.ui.pictures import thumb
 
@@ -222,87 +220,3 @@ def checked(found: Checked) -> str:
 
 def train_job(view: TrainView) -> str:
     return job(view.job, view.folder, text.TRAIN_EMPTY, text.TRAIN_WAITS, text.GENERATE_WAITS if view.waiting else "")
-
-
-# -- scorecards --------------------------------------------------------------------------------------
-
-
-def estimate(found: Estimate) -> str:
-    """Pictures and minutes, before Run is pressed."""
-    if found.seconds is None:
-        time = f'<span class="lora-eval-quiet">{_e(text.WORDS["minutes_unknown"])}</span>'
-    else:
-        time = f"<b>{max(1, round(found.seconds / 60))}</b> {_word('minutes')}"
-    return f'<div class="lora-eval-estimate"><b>{found.images:,}</b> {_word("pictures")} <span>·</span> {time}</div>'
-
-
-def score_job(view: ScoreView) -> str:
-    return job(view.job, view.folder, text.SCORE_EMPTY)
-
-
-def live(folder: Path | None) -> str:
-    """The pictures drawn last."""
-    paths = [] if folder is None else library.last_images(folder, LIVE_IMAGES)
-    if not paths:
-        return ""
-    pictures = "".join(f"<figure>{thumb(path, path.stem)}</figure>" for path in paths)
-    return (
-        f'<section class="lora-eval-section"><h4>{_e(text.WORDS["drawn"])}</h4>'
-        f'<div class="lora-eval-film">{pictures}</div></section>'
-    )
-
-
-def verdict(card: dict[str, Any]) -> str:
-    """The sentence on top, what to use, and the six dimensions in one line each."""
-    from lora_eval.report.charts import score_bar
-    from lora_eval.report.words import COMPARED, QUESTIONS, TITLES
-
-    recommended = card.get("recommended") or {}
-    use = ""
-    if recommended.get("checkpoint"):
-        tag = f"<lora:{recommended['checkpoint']}:{recommended['weight']:g}>"
-        use = (
-            f'<div class="lora-eval-use">{_word("recommended")} <code>{_e(tag)}</code>'
-            f"{_button('copy', tag, text.WORDS['copy'])}{_button('send', tag, text.WORDS['send'])}</div>"
-        )
-    rows = []
-    for name in DIMENSIONS:
-        found = card["dimensions"].get(name) or {}
-        score = found.get("score")
-        value = _word("not_measured", "lora-eval-quiet")
-        if score is not None:
-            low, high = found.get("ci_low"), found.get("ci_high")
-            span = "" if low is None or high is None else f'<span class="lora-eval-quiet">{low:.2f}–{high:.2f}</span>'
-            value = f"<b>{score:.2f}</b> {span}"
-        rows.append(
-            f'<li title="{_e(COMPARED[name])}"><div><strong>{_e(TITLES[name])}</strong>'
-            f'<span class="lora-eval-quiet">{_e(QUESTIONS[name])}</span></div>'
-            f'<div class="lora-eval-chart">{score_bar(score, found.get("ci_low"), found.get("ci_high"))}</div>'
-            f'<div class="lora-eval-value">{value}</div>'
-            f'<div class="lora-eval-reason"><b>{_e(found.get("verdict", ""))}</b> '
-            f"<span>{_e(found.get('reason', ''))}</span></div></li>"
-        )
-    advice = "".join(
-        f"<li><span>{_e(one.get('change', ''))}</span> "
-        f'<span class="lora-eval-quiet">{_e(one.get("seen", ""))}</span></li>'
-        for one in card.get("advice") or []
-    )
-    if advice:
-        advice = f'<h4>{_e(text.WORDS["advice"])}</h4><ul class="lora-eval-advice">{advice}</ul>'
-    return (
-        f'<section class="lora-eval-verdict"><p class="lora-eval-sentence">{_e(card.get("verdict", ""))}</p>{use}'
-        f'<ul class="lora-eval-dimensions">{"".join(rows)}</ul>{advice}</section>'
-    )
-
-
-def report(folder: Path) -> str:
-    """The whole report in a frame of its own: its style and script stay apart from the WebUI's."""
-    path = folder / "report.html"
-    if not path.is_file():
-        return ""
-    page = path.read_text(encoding="utf-8")
-    return (
-        f'<section class="lora-eval-section"><h4>{_e(text.WORDS["full_report"])}</h4>'
-        f'<iframe class="lora-eval-report" title="{_e(text.WORDS["full_report"])}" '
-        f'sandbox="allow-scripts allow-popups allow-modals" srcdoc="{_e(page)}"></iframe></section>'
-    )

@@ -9,17 +9,18 @@ from typing import Any
 import gradio as gr
 
 from lora_eval.actions import ScoreOrder
-from lora_eval.desk import Desk
+from lora_eval.desk import COMPARED, Desk
 from lora_eval.errors import LoraEvalError
-from lora_eval.ui import page, render, text
+from lora_eval.estimate import ADAPTIVE
+from lora_eval.ui import page, render, score_view, text
 from lora_eval.ui.compat import Update, html, keep, listen, section, transient
-from lora_eval.ui.order import OPTIONAL, SAMPLING, make_order
+from lora_eval.ui.order import BUDGET, MAP, OPTIONAL, SAMPLING, make_order
 
 REDRAW = 2.0
 ELEMENT = "lora_eval_score"
 # controls in the order that handlers get them
 RESULT = ("verdict", "group", "checkpoint", "weight", "used", "files", "report")
-ORDER = ("loras", "kind", "data", "preset", *OPTIONAL, *SAMPLING)
+ORDER = ("loras", "kind", "data", "preset", *MAP, *BUDGET, *OPTIONAL, *SAMPLING)
 
 
 def make(desk: Desk) -> gr.Blocks:
@@ -34,10 +35,13 @@ def make(desk: Desk) -> gr.Blocks:
                 shown = _results(desk)
         with gr.Row(elem_id=f"{ELEMENT}_report_row", elem_classes=["lora-eval"]):
             shown["report"] = html(visible=False, elem_id=f"{ELEMENT}_report")
+        with gr.Row(elem_id=f"{ELEMENT}_compare_row", elem_classes=["lora-eval"]):
+            compared = _comparison(desk)
         inputs = [controls[name] for name in ORDER]
         _wire_choices(desk, controls, buttons, said, inputs)
         _wire_jobs(desk, buttons, said, shown, inputs)
         _wire_result(desk, shown)
+        _wire_comparison(desk, compared)
         _wire_poll(desk, shown)
         page.wire_requests(desk, "score", shown, shown["weight"])
     return blocks
@@ -74,7 +78,43 @@ def _choices(desk: Desk) -> dict[str, Any]:
     controls["preset"] = gr.Radio(
         list(text.PRESETS), value="standard", label=label, info=info, elem_id=f"{ELEMENT}_preset"
     )
+    with gr.Row(visible=False, elem_id=f"{ELEMENT}_budget_row") as controls["budget_row"]:
+        label, info = text.BUDGET
+        controls["budget"] = gr.Textbox(
+            value="", label=label, info=info, max_lines=1, scale=2, min_width=150, elem_id=f"{ELEMENT}_budget"
+        )
+        controls["budget_unit"] = gr.Radio(
+            [text.PICTURES, text.MINUTES],
+            value=text.PICTURES,
+            label=text.BUDGET_UNIT,
+            scale=1,
+            min_width=150,
+            elem_id=f"{ELEMENT}_budget_unit",
+        )
     controls["estimate"] = html(_first_estimate(desk), elem_id=f"{ELEMENT}_estimate")
+    for name, default, axis, values in (
+        ("x", "weight", text.X_AXIS, text.X_VALUES),
+        ("y", "checkpoint", text.Y_AXIS, text.Y_VALUES),
+    ):
+        with gr.Row(elem_id=f"{ELEMENT}_{name}_row"):
+            controls[f"{name}_axis"] = gr.Dropdown(
+                list(text.AXES),
+                value=default,
+                label=axis[0],
+                info=axis[1],
+                scale=2,
+                min_width=140,
+                elem_id=f"{ELEMENT}_{name}_axis",
+            )
+            controls[f"{name}_values"] = gr.Textbox(
+                value="",
+                label=values[0],
+                info=values[1],
+                max_lines=1,
+                scale=3,
+                min_width=160,
+                elem_id=f"{ELEMENT}_{name}_values",
+            )
     return controls
 
 
@@ -149,6 +189,10 @@ def _results(desk: Desk) -> dict[str, Any]:
         shown["history"] = transient(
             gr.Dropdown(_names(desk.scored_runs()), value=None, label=label, info=info, elem_id=f"{ELEMENT}_history")
         )
+    with gr.Accordion(text.ALL_RUNS, open=False, elem_id=f"{ELEMENT}_runs"):
+        shown["runs"] = html(elem_id=f"{ELEMENT}_run_list")
+    # the page clicks this one when a run of the list is to be shown, with its name
+    shown["pick"] = gr.Button("pick", elem_id=f"{ELEMENT}_pick", elem_classes=page.HIDDEN)
     shown["job"] = html(render.empty(text.SCORE_EMPTY), elem_id=f"{ELEMENT}_job")
     shown["queue"] = html(visible=False, elem_id=f"{ELEMENT}_queue")
     shown["live"] = html(visible=False, elem_id=f"{ELEMENT}_live")
@@ -173,6 +217,60 @@ def _results(desk: Desk) -> dict[str, Any]:
     return {**shown, **page.make_requests(ELEMENT)}
 
 
+def _comparison(desk: Desk) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    with gr.Accordion(text.COMPARE, open=False, elem_id=f"{ELEMENT}_compare_group"):
+        with gr.Row():
+            label, info = text.COMPARE_RUNS
+            made["runs"] = transient(
+                gr.Dropdown(
+                    _finished(desk),
+                    value=[],
+                    multiselect=True,
+                    label=label,
+                    info=info,
+                    scale=4,
+                    min_width=240,
+                    elem_id=f"{ELEMENT}_compare_runs",
+                )
+            )
+            label, info = text.COMPARE_AT
+            made["at"] = transient(
+                gr.Textbox(
+                    value="",
+                    label=label,
+                    info=info,
+                    max_lines=1,
+                    scale=3,
+                    min_width=200,
+                    elem_id=f"{ELEMENT}_compare_at",
+                )
+            )
+        with gr.Row(elem_classes=["lora-eval-buttons"]):
+            made["start"] = gr.Button(text.COMPARE_START, min_width=120, elem_id=f"{ELEMENT}_compare")
+            made["refresh"] = gr.Button(
+                text.REFRESH,
+                size="sm",
+                min_width=80,
+                elem_id=f"{ELEMENT}_compare_refresh",
+                elem_classes=["lora-eval-low"],
+            )
+        made["said"] = html(visible=False, elem_id=f"{ELEMENT}_compare_message")
+        made["files"] = gr.File(
+            label=text.COMPARE_FILES,
+            file_count="multiple",
+            interactive=False,
+            visible=False,
+            elem_id=f"{ELEMENT}_compare_files",
+        )
+        made["page"] = html(visible=False, elem_id=f"{ELEMENT}_compare_page")
+    return made
+
+
+def _finished(desk: Desk) -> list[str]:
+    return [run.folder.name for run in desk.history() if run.verdict]
+
+
 def _labels(desk: Desk) -> list[str]:
     try:
         return list(desk.loras())
@@ -181,7 +279,7 @@ def _labels(desk: Desk) -> list[str]:
 
 
 def _first_estimate(desk: Desk) -> str:
-    return render.estimate(desk.estimate(ScoreOrder([])))
+    return score_view.presets(desk.estimates(ScoreOrder([])), "standard")
 
 
 def _names(folders: list[Path]) -> list[str]:
@@ -207,9 +305,13 @@ def _wire_choices(desk: Desk, controls: dict[str, Any], buttons: dict[str, Any],
 
     def estimate(*values: Any) -> str:
         try:
-            return render.estimate(desk.estimate(_order(desk, values)))
+            order = _order(desk, values)
+            return score_view.presets(desk.estimates(order), order.preset)
         except LoraEvalError as error:
             return render.message(str(error))
+
+    def budget(preset: str) -> Update:
+        return gr.update(visible=preset == ADAPTIVE)
 
     def fill(run: Path | None) -> list[Any]:
         runs = _names(desk.training_runs())
@@ -236,9 +338,9 @@ def _wire_choices(desk: Desk, controls: dict[str, Any], buttons: dict[str, Any],
     outputs = [controls["loras"], controls["kind"], controls["run"], said]
     listen(controls["run"].input, pick, [controls["run"]], outputs, quiet=True)
     listen(buttons["fill"].click, from_page, [controls["data"]], outputs, js="() => [loraEval.run]", quiet=True)
-    for name in ("loras", "preset", "kind", "suite"):
-        listen(controls[name].change, estimate, inputs, [controls["estimate"]], quiet=True)
-    for name in ("weights", "seeds", "prompts", "steps", "width", "height"):
+    listen(controls["preset"].change, budget, [controls["preset"]], [controls["budget_row"]], quiet=True)
+    counted = ("loras", "preset", "kind", "suite", "weights", "seeds", "prompts", "steps", "width", "height")
+    for name in (*counted, *MAP, *BUDGET):
         listen(controls[name].change, estimate, inputs, [controls["estimate"]], quiet=True)
 
 
@@ -277,6 +379,29 @@ def _wire_result(desk: Desk, shown: dict[str, Any]) -> None:
     listen(shown["use"].click, use, [shown["history"], shown["checkpoint"], shown["weight"]], [shown["used"]])
 
 
+def _wire_comparison(desk: Desk, made: dict[str, Any]) -> None:
+    def refresh(chosen: list[str] | None) -> Update:
+        there = _finished(desk)
+        return gr.update(choices=there, value=[name for name in chosen or [] if name in there])  # type: ignore[no-any-return]
+
+    def compare(names: list[str] | None, at: str) -> list[Any]:
+        nothing = [gr.update(value=None, visible=False), section("")]
+        try:
+            runs = [_named(desk.scored_runs(), name) for name in names or []]
+            folder = desk.compare([run for run in runs if run is not None], at or "")
+        except LoraEvalError as error:
+            return [section(render.message(str(error))), *nothing]
+        files = [str(folder / name) for name in COMPARED]
+        return [
+            section(""),
+            gr.update(value=files, visible=True),
+            section(score_view.report(folder, "compare.html", "comparison")),
+        ]
+
+    listen(made["refresh"].click, refresh, [made["runs"]], [made["runs"]], quiet=True)
+    listen(made["start"].click, compare, [made["runs"], made["at"]], [made["said"], made["files"], made["page"]])
+
+
 def _history_path(desk: Desk, name: str | None) -> str:
     folder = _named(desk.scored_runs(), name) if name else None
     return "" if folder is None else str(folder)
@@ -291,17 +416,19 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
         live, result = keep(), [keep()] * len(RESULT)
         if view.stamp != state["stamp"] and (over or now - state["drawn"] >= REDRAW):
             state["stamp"], state["drawn"] = view.stamp, now
-            live = section("" if over else render.live(view.folder))
+            live = section("" if over else score_view.live(view.folder))
             # a run that is gone on with keeps its earlier result until the new one is there
             stamp = view.stamp[:2] + view.stamp[3:]
             if stamp != state["card"]:
                 state["card"], result = stamp, _result(desk, view.folder)
         runs = _names(desk.scored_runs())
-        history = keep()
-        if runs != state["runs"]:
-            state["runs"], history = runs, gr.update(choices=runs)
+        history, listed = keep(), keep()
+        shown_run = "" if view.folder is None else view.folder.name
+        if [*runs, shown_run, over] != state["runs"]:
+            state["runs"] = [*runs, shown_run, over]
+            history, listed = gr.update(choices=runs), score_view.history(desk.history(), shown_run)
         state["tick"] += 1
-        job, waiting = render.score_job(view), section(render.queue(desk.waiting(), "score"))
+        job, waiting = score_view.score_job(view), section(render.queue(desk.waiting(), "score"))
         return [
             state,
             job,
@@ -309,10 +436,19 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
             live,
             *result,
             history,
+            listed,
             page.tick(state["tick"]),
         ]
 
-    names = ("state", "job", "queue", "live", *RESULT, "history", "tick")
+    names = ("state", "job", "queue", "live", *RESULT, "history", "runs", "tick")
+    listen(
+        shown["pick"].click,
+        lambda name: Path(str(name)).name,
+        [shown["weight"]],
+        [shown["history"]],
+        js="() => [loraEval.run]",
+        quiet=True,
+    )
     listen(shown["poll"].click, poll, [shown["state"], shown["history"]], [shown[name] for name in names], quiet=True)
 
 
@@ -341,11 +477,11 @@ def _result(desk: Desk, folder: Path | None) -> list[Any]:
     weight = best.get("weight")
     files = [str(path) for path in desk.downloads(folder)]
     return [
-        section(render.verdict(card)),
+        section(score_view.verdict(card)),
         gr.update(visible=True),
         best.get("checkpoint") or "",
         "" if weight is None else f"{weight:g}",
         section(""),
         gr.update(value=files or None, visible=bool(files)),
-        section(render.report(folder)),
+        section(score_view.report(folder)),
     ]

@@ -9,6 +9,7 @@ import gradio as gr
 
 from lora_eval.desk import Desk
 from lora_eval.errors import HostError
+from lora_eval.served import add_routes
 from lora_eval.ui import compat
 from lora_eval.ui.tabs import tabs
 
@@ -39,15 +40,22 @@ def launch(host: str = "127.0.0.1", port: int | None = None, desk: Desk | None =
         options["show_api"] = False
     else:
         options["footer_links"] = []
-    page.launch(
-        server_name=host, server_port=port or DEFAULT_PORT, prevent_thread_lock=not block, quiet=not block, **options
+    app, _, _ = page.launch(
+        server_name=host, server_port=port or DEFAULT_PORT, prevent_thread_lock=True, quiet=not block, **options
     )
+    add_routes(app)
+    if block:
+        page.block_thread()
     return page
 
 
 def _asset(folder: str, name: str) -> str:
-    """A file that the WebUI loads by itself from the extension's folder. Raises HostError when it is not there."""
-    path = ROOT / folder / name
-    if not path.is_file():
-        raise HostError(f"{path} is missing; run `ui` from the extension's folder, or install it with pip install -e")
-    return path.read_text(encoding="utf-8")
+    """A file that the WebUI loads by itself from the extension's folder; a wheel has it among the package's assets.
+
+    Raises HostError when it is in neither place.
+    """
+    places = (ROOT / folder / name, ROOT / "lora_eval" / "assets" / "page" / name)
+    for path in places:
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise HostError(f"{places[0]} is missing; install the package again")

@@ -14,7 +14,7 @@ from lora_eval.desk import Desk
 from lora_eval.errors import ConfigError
 from lora_eval.jobs import JobQueue, JobState
 from lora_eval.training.config import TrainConfig, make_config, to_dict
-from lora_eval.ui import form, render, text
+from lora_eval.ui import form, render, score_view, text
 from lora_eval.ui.order import make_order
 
 # what a person enters into a control -> what the config then has
@@ -134,7 +134,7 @@ def test_names_and_errors_are_escaped() -> None:
 
 def test_a_dimension_that_was_not_measured_has_no_number() -> None:
     card = {"verdict": "v", "recommended": {}, "dimensions": {"curve": {"score": None, "reason": "no history"}}}
-    page = render.verdict(card)
+    page = score_view.verdict(card)
     assert "no history" in page and text.WORDS["not_measured"] in page and "0.00" not in page
 
 

@@ -6,7 +6,7 @@
   const data = source ? JSON.parse(source) : null;
   const words = data ? data.words : {};
   // pictures elsewhere on the disk cannot be asked for by a page that came from a server
-  const reachable = (link) => link && !(link.startsWith("file:") && location.protocol !== "file:");
+  const reachable = (link) => link && (location.protocol === "file:" || !/^(file:|\.\.)/.test(link));
   const element = (tag, text, css) => { const made = document.createElement(tag); if (text) made.textContent = text; if (css) made.className = css; return made; };
   const figure = (src, full, text) => {
     const made = element("figure"), image = new Image();
