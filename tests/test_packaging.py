@@ -18,7 +18,8 @@ def test_an_installed_package_serves_the_same_page(tmp_path: Path) -> None:
     build = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path), "build_py"]
     subprocess.run([*build, "--build-lib", str(tmp_path / "lib")], cwd=ROOT, check=True, capture_output=True)
     assert not (tmp_path / "lib" / "style.css").exists()
-    show = "from lora_eval.ui.standalone import _asset as a; print(a('javascript', 'lora_eval.js') + a('', 'style.css'))"
+    parts = "_asset('javascript', 'lora_eval.js') + _asset('', 'style.css')"
+    show = f"from lora_eval.ui.standalone import _asset; print({parts})"
     run = subprocess.run(
         [sys.executable, "-c", show],
         cwd=tmp_path,
