@@ -238,6 +238,13 @@ def markdown(results: list[Result], command: str) -> str:
             [_truth_row(results, kind) for kind in KINDS if of_kind(results, kind)],
         ),
     ]  # fmt: skip
+    tried = [a for r in results if "same" in (a := r.get("adaptive", {}))]
+    if tried:
+        same, tied = (sum(a[k] for a in tried) for k in ("same", "tied"))
+        parts.append(
+            f"A third of the pictures, chosen by the adaptive sweep, gives the full grid's advice in {same} of "
+            f"{len(tried)}, or one that the full grid declares a tie with its own in {tied} of {len(tried)}."
+        )
     covered = [c for r in results for c in r["coverage"]]
     if covered:
         parts += [

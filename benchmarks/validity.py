@@ -33,6 +33,7 @@ from benchmarks._planted import (
     training_pairs,
     write_dataset,
 )
+from benchmarks._validity_adaptive import adaptive_answer
 from benchmarks._validity_tables import write_tables
 from lora_eval.errors import LoraEvalError, RunError
 from lora_eval.files import make_folder, read_json, write_json, write_text
@@ -149,6 +150,7 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
                 raise RunError(f"{path} was made with other settings; choose another folder")
             if options.measure_again:
                 result.update(_answer(report(folder / "score")))
+                result["adaptive"] = adaptive_answer(folder / "score")
                 result["truth"] = read_truth(reader, RunFolder(folder / "score"), case.concept)
                 if result["coverage"]:
                     report(folder / "coverage", resamples=200)
@@ -172,6 +174,7 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
             "settings": asked,
             **_answer(card),
             "truth": read_truth(reader, RunFolder(folder / "score"), case.concept),
+            "adaptive": adaptive_answer(folder / "score"),
             "coverage": [],
         }
         if case.kind == "good" and options.coverage_prompts:

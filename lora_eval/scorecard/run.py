@@ -27,7 +27,7 @@ from lora_eval.scorecard.store import RunFolder
 from lora_eval.scorecard.table import SETTINGS, measure_again, measure_table
 from lora_eval.training.run import RUNS
 
-__all__ = ["measure_table", "read_card", "report", "score"]
+__all__ = ["load_run", "measure_table", "read_card", "report", "score"]
 
 
 def score(
@@ -122,22 +122,38 @@ def report(run_dir: Path | str, encoder: AnyEncoder | None = None, resamples: in
     folder = RunFolder(run_dir)
     if not folder.plan_file.exists() and (folder.root / SETTINGS).exists():
         return measure_again(folder.root, encoder, resamples)
-    if not folder.root.is_dir():
-        raise RunError(f"{folder.root} does not exist; give the folder of a scorecard run")
-    plan = folder.read_plan()
+    plan = _drawn_plan(folder)
     with folder.lock():
-        missing = [cell.id for cell in plan.cells() if not folder.finished(cell)]
-        if missing:
-            raise RunError(
-                f"{folder.root} lacks {len(missing)} of {len(plan)} pictures, {missing[0]} first; "
-                "run score on the same folder to draw them"
-            )
-        source = EncoderSource(encoder if encoder is not None else plan.encoder)
-        run, shown = _gather(plan, folder, source, None)
+        run, shown = _gather(plan, folder, EncoderSource(encoder if encoder is not None else plan.encoder), None)
         more = _more(plan, run, resamples)
         if isinstance(more, Round):
             more = Stop("interrupted", "run score on the same folder to draw the next round")
         return write_results(folder, run, shown, provenance(plan, run, more), resamples)
+
+
+def load_run(run_dir: Path | str, encoder: AnyEncoder | None = None) -> tuple[Plan, RunData]:
+    """The plan of a drawn run and all that measuring needs of its pictures. Writes nothing but the feature cache.
+
+    Raises:
+        RunError: no run there, or pictures are missing: draw them first.
+    """
+    folder = RunFolder(run_dir)
+    plan = _drawn_plan(folder)
+    with folder.lock():
+        return plan, _gather(plan, folder, EncoderSource(encoder if encoder is not None else plan.encoder), None)[0]
+
+
+def _drawn_plan(folder: RunFolder) -> Plan:
+    if not folder.root.is_dir():
+        raise RunError(f"{folder.root} does not exist; give the folder of a scorecard run")
+    plan = folder.read_plan()
+    missing = [cell.id for cell in plan.cells() if not folder.finished(cell)]
+    if missing:
+        raise RunError(
+            f"{folder.root} lacks {len(missing)} of {len(plan)} pictures, {missing[0]} first; "
+            "run score on the same folder to draw them"
+        )
+    return plan
 
 
 def _more(plan: Plan, data: RunData, resamples: int) -> Round | Stop | None:

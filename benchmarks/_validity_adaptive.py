@@ -1,0 +1,80 @@
+"""Would a third of the pictures have given the same advice? Answered on pictures that are there already."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lora_eval.errors import ConfigError
+from lora_eval.scorecard.adaptive import Stop, next_round, with_budget
+from lora_eval.scorecard.data import RunData
+from lora_eval.scorecard.decide import Standing, standing
+from lora_eval.scorecard.measure import measure
+from lora_eval.scorecard.plan import Plan
+from lora_eval.scorecard.run import load_run
+
+SHARE = 1 / 3
+RESAMPLES = 300
+
+
+def adaptive_answer(run: Path) -> dict[str, Any]:
+    """The advice of a finished full grid, and that of an adaptive sweep of it within ``SHARE`` of its pictures.
+
+    Returns:
+        ``full`` and ``part``: [checkpoint, weight] or None; ``pictures`` drawn ``of``; ``same`` when the weights are
+        within .1 of one checkpoint; ``tied`` when the full grid declares the part's advice a tie with its own.
+    """
+    plan, data = load_run(run)
+    whole = _standing(data)
+    try:
+        drawn = _sweep(plan, data)
+    except ConfigError as error:
+        return {"error": str(error)}
+    part = _advice(_standing(part_of(data, drawn)))
+    full = _advice(whole)
+    same = full == part or (
+        full is not None and part is not None and full[0] == part[0] and abs(full[1] - part[1]) <= 0.1 + 1e-9
+    )
+    ties = [whole.grid.conditions[i] for i in whole.tied] if whole.chosen is not None else []
+    return {
+        "full": full, "part": part, "pictures": len(drawn), "of": len(plan), "same": bool(same),
+        "tied": bool(same) or part in [(c.checkpoint, c.weight) for c in ties],
+    }  # fmt: skip
+
+
+def part_of(data: RunData, plan: Plan) -> RunData:
+    """The pictures of a full run that ``plan`` has drawn."""
+    wanted = {(cell.lora.name if cell.lora else "", cell.weight, cell.prompt.id, cell.seed) for cell in plan.cells()}
+    cells = data.cells
+    names = np.where(cells["weight"] == 0, "", cells["checkpoint"].fillna(""))
+    keys = zip(names, cells["weight"], cells["prompt_id"], cells["seed"], strict=True)
+    keep = np.array([(str(a), float(b), str(c), int(d)) in wanted for a, b, c, d in keys])
+    return replace(
+        data,
+        cells=cells[keep].reset_index(drop=True),
+        features=data.features[keep], thumbs=data.thumbs[keep], styles=data.styles[keep], pixels=data.pixels[keep],
+    )  # fmt: skip
+
+
+def _sweep(full: Plan, data: RunData) -> Plan:
+    plan = with_budget(full, int(SHARE * len(full)))
+    while True:
+        seen = part_of(data, plan)
+        found = next_round(plan, seen, measure(seen, resamples=RESAMPLES))
+        if isinstance(found, Stop):
+            return plan
+        plan = replace(plan, rounds=(*plan.rounds, found))
+
+
+def _standing(data: RunData) -> Standing:
+    return standing(data, measure(data, resamples=RESAMPLES))
+
+
+def _advice(now: Standing) -> tuple[str, float] | None:
+    if now.chosen is None:
+        return None
+    where = now.grid.conditions[now.chosen]
+    return where.checkpoint, where.weight
