@@ -44,6 +44,7 @@ def test_every_file_of_a_run_is_there(whole):
     _, run, card = whole
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
         "plan.json", "images", "features.npz", "cells.csv", "summary.csv", "scorecard.json", "report.html",
+        "thumbs",
     }  # fmt: skip
     assert len(list((run / "images").glob("*.png"))) == 30
     assert card.verdict and set(card.dimensions) == set(DIMENSIONS)
