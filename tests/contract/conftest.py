@@ -13,7 +13,8 @@ import pytest
 
 from lora_eval.host.protocol import Host, ModelInfo, Sampling
 from lora_eval.lora.files import save_lora
-from tests.contract.subjects import Subject, random_network
+from tests.contract.subjects import Subject
+from tests.live.probe.lora_eval_probe_tools import random_network
 from tests.tiny_models import FAMILIES, write_tiny_model
 
 
@@ -46,6 +47,6 @@ def lora_file(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A LoRA for the subject's model, in fp32."""
     path = tmp_path_factory.mktemp("loras") / "strong.safetensors"
     with subject.host.borrow_model() as borrowed:
-        network = random_network(borrowed.unet, borrowed.family, borrowed.layout)
+        network = random_network(borrowed)
         save_lora(path, network.state_dict(), {}, dtype="fp32")
     return path

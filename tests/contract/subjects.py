@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import torch
 
 from lora_eval.host.protocol import Host, ModelInfo, Sampling
-from lora_eval.lora.layers import LoraNetwork
-from lora_eval.lora.targets import find_targets
 
 
 @dataclass
@@ -57,13 +55,3 @@ class Subject:
                 extra = (getattr(module, "gradient_checkpointing", None), "forward" in module.__dict__)
                 found[f"{name}.{path}"] = (module.training, hooks, back, flags, grads, children, *extra)
         return found
-
-
-def random_network(unet: torch.nn.Module, family: str, layout: str, seed: int = 5) -> LoraNetwork:
-    """A LoRA strong enough to be seen: both halves random."""
-    network = LoraNetwork(unet, find_targets(unet, "attention"), rank=4, layout=layout, family=family, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for layer in network.layers.values():
-            layer.up.normal_(0, 0.3, generator=generator)
-    return network

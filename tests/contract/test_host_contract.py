@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import random
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +19,16 @@ from safetensors.torch import load_file, save_file
 
 from lora_eval.errors import HostError, Interrupted, LoraFileError
 from lora_eval.host.infotext import read_infotext
-from lora_eval.host.protocol import FAMILIES, PREDICTIONS, BorrowedModel, Drawn, Host, ImageRequest, LoraUse
-from tests.contract.subjects import Subject, random_network
+from lora_eval.host.protocol import FAMILIES, PREDICTIONS, Drawn, Host, ImageRequest, LoraUse
+from tests.contract.subjects import Subject
+from tests.live.probe.lora_eval_probe_tools import (
+    StepWatch,
+    furthest,
+    gradients,
+    parts,
+    random_network,
+    training_batch,
+)
 
 CAT, DOG = ImageRequest("a cat", 11, "blurry"), ImageRequest("a dog", 12)
 LONG = ImageRequest("a drawing of a cat, a dog and a bird on a very long wall", 13)
@@ -280,7 +287,7 @@ def test_noise_schedule_is_stable_diffusions(subject: Subject) -> None:
 
 def test_training_by_hooks_falls_in_loss(subject: Subject) -> None:
     with subject.host.borrow_model() as borrowed:
-        network = random_network(borrowed.unet, borrowed.family, borrowed.layout)
+        network = random_network(borrowed)
         optimiser = torch.optim.SGD(network.parameters(), lr=1e-2)
         noisy, timesteps, cond, target = training_batch(borrowed)
         losses = []
@@ -295,23 +302,41 @@ def test_training_by_hooks_falls_in_loss(subject: Subject) -> None:
 
 
 def test_gradients_with_checkpointing_are_those_without(subject: Subject) -> None:
-    def gradients(enabled: bool) -> list[torch.Tensor]:
-        with subject.host.borrow_model() as borrowed:
-            network = random_network(borrowed.unet, borrowed.family, borrowed.layout)
-            borrowed.gradient_checkpointing(enabled)
-            noisy, timesteps, cond, target = training_batch(borrowed)
-            with network:
-                torch.nn.functional.mse_loss(borrowed.denoise(noisy, timesteps, cond), target).backward()
-            return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-
-    plain, checkpointed = gradients(False), gradients(True)
+    plain, checkpointed = gradients(subject.host, False), gradients(subject.host, True)
     assert len(plain) == len(checkpointed) > 0
-    for first, second in zip(plain, checkpointed, strict=True):
-        assert float((first - second).norm()) <= 1e-5 * float(first.norm())
+    assert furthest(plain, checkpointed) <= 1e-5
+
+
+def test_training_takes_the_lora_its_optimiser_and_the_activations(subject: Subject) -> None:
+    roots = list(subject.modules().values())
+    before = parts(roots)
+    with subject.host.borrow_model() as borrowed:
+        network = random_network(borrowed)
+        numbers = sum(parameter.numel() for parameter in network.parameters())
+        optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+        batch = training_batch(borrowed)
+        watch = StepWatch(lambda: roots, 2)
+        with network:
+            for _ in range(5):
+                loss = torch.nn.functional.mse_loss(watch.denoise(borrowed.denoise, *batch[:3]), batch[3])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+    seen = watch.seen
+    assert seen["model"] == before["model"] and seen["model_gradients"] == 0
+    assert seen["lora"] == 4 * numbers
+    # two moments in fp32, and the count of updates of each parameter
+    assert seen["optimiser"] == 8 * numbers + 4 * seen["lora_tensors"]
+    assert seen["rest"] - before["rest"] < 1 << 20, "the batch and nothing else"
+    assert 0 < seen["activations"] <= seen["peak"] < 1.5 * seen["activations"] + 4 * seen["lora"]
+    print(seen, before)
+    assert abs(seen["left"]) <= seen["lora"] + (64 << 10), "a step leaves the gradients of the LoRA and its loss"
+    del network, optimiser, batch, loss, borrowed, watch
+    assert parts(roots)["lora"] == 0
 
 
 def test_live_preview_is_what_the_saved_file_draws(subject: Subject, lora_file: Path) -> None:
-    with subject.host.borrow_model() as borrowed, random_network(borrowed.unet, borrowed.family, borrowed.layout):
+    with subject.host.borrow_model() as borrowed, random_network(borrowed):
         live = borrowed.draw([CAT, DOG], subject.sampling)
     applied = subject.host.generate([CAT, DOG], subject.sampling, LoraUse(lora_file, 1.0))
     assert max(distance(*pair) for pair in zip(live, applied, strict=True)) <= 1
@@ -372,7 +397,7 @@ def careless_training(subject: Subject, stage: str, error: type[BaseException] |
         reached("text")
         latents = borrowed.encode_images(torch.rand(2, 3, 64, 64))
         reached("latents")
-        network = random_network(borrowed.unet, borrowed.family, borrowed.layout)
+        network = random_network(borrowed)
         network.attach()
         borrowed.unet.register_forward_pre_hook(lambda module, inputs: None)
         borrowed.unet.train()
@@ -404,19 +429,6 @@ def test_a_loan_that_has_ended_is_refused(subject: Subject) -> None:
 
 
 # -- helpers -----------------------------------------------------------------------------------------
-
-
-def training_batch(borrowed: BorrowedModel) -> tuple[torch.Tensor, torch.Tensor, object, torch.Tensor]:
-    """Noised latents, timesteps, conditioning and target of two fixed pictures."""
-    generator = torch.Generator().manual_seed(1)
-    latents = borrowed.encode_images(torch.rand(2, 3, 64, 64, generator=generator)).cpu()
-    noise = torch.randn(latents.shape, generator=generator)
-    timesteps = torch.tensor([200, 700])
-    alpha = borrowed.alphas_cumprod.cpu()[timesteps].view(-1, 1, 1, 1)
-    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    target = noise if borrowed.prediction == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-    place: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor.to(borrowed.device)  # noqa: E731
-    return place(noisy), place(timesteps), borrowed.encode_text(["a cat", "a dog"], 64, 64), place(target)
 
 
 def random_states() -> list[bytes]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.live.client import HttpError, Webui, make_pictures
+from tests.live.page import opened
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,6 +49,13 @@ def webui(pytestconfig: pytest.Config) -> Webui:
     # the first picture loads the model
     site.txt2img("a cat")
     return site
+
+
+@pytest.fixture
+def page(webui: Webui) -> Iterator[Any]:
+    """The WebUI's page in a browser."""
+    with opened(webui.url) as made:
+        yield made
 
 
 @pytest.fixture

@@ -6,17 +6,12 @@ Needs playwright and Debian's chromium beside ``--webui-url``.
 from __future__ import annotations
 
 import csv
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.live.page import PATIENCE, show, status
 
-PATIENCE = 120_000
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 SETTINGS = """\
 resolution: 64
 max_steps: {steps}
@@ -33,31 +28,6 @@ SCORECARD = {
     "what": {"weights": "0, 0.7", "seeds": "2", "prompts": "2", "trigger": "zorp", "class_word": "bird"},
     "how": {"steps": "3", "width": "64", "height": "64"},
 }
-
-
-@pytest.fixture
-def page(webui: Any) -> Iterator[Any]:
-    """The WebUI's page; at its end our scripts may have thrown nothing."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs chromium on this machine")
-    thrown: list[str] = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        made = browser.new_page(viewport={"width": 1360, "height": 1000}, accept_downloads=True)
-        made.set_default_timeout(PATIENCE)
-        made.on("pageerror", lambda error: thrown.append(f"{error} {error.stack}"))
-        made.goto(webui.url, wait_until="domcontentloaded")
-        yield made
-        browser.close()
-    assert [line for line in thrown if "loraEval" in line or "lora_eval" in line] == []
-
-
-def show(page: Any, tab: str, title: str) -> None:
-    """Open one of our tabs and wait until it polls."""
-    page.locator("#tabs button", has_text=title).locator("visible=true").first.click()
-    page.wait_for_selector(f"#lora_eval_{tab}_tab", state="visible")
-    page.wait_for_selector(f"#lora_eval_{tab}_tick [data-le-tick]", state="attached")
 
 
 def fill(page: Any, id: str, words: str) -> None:
@@ -79,10 +49,6 @@ def train(page: Any, folder: Path, name: str) -> Any:
     fill(page, "lora_eval_train_trigger", "zorp")
     page.click("#lora_eval_train_start")
     return page.locator("#lora_eval_train_job", has_text=name)
-
-
-def status(box: Any, name: str) -> None:
-    box.locator(f'[data-le-status="{name}"]').wait_for()
 
 
 def choose(page: Any, lora: str) -> None:

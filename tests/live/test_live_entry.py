@@ -19,7 +19,7 @@ def test_health(webui: Any) -> None:
 
 
 @pytest.fixture
-def page(webui: Any) -> str:
+def components(webui: Any) -> str:
     """The page's components as the browser gets them."""
     try:
         with urllib.request.urlopen(webui.url + "/config") as answer:
@@ -28,9 +28,9 @@ def page(webui: Any) -> str:
         pytest.skip("the WebUI runs with --nowebui or --gradio-auth")
 
 
-def test_both_tabs_and_the_settings_are_in_the_page(page: str) -> None:
+def test_both_tabs_and_the_settings_are_in_the_page(components: str) -> None:
     for text in ("LoRA Train", "LoRA Scorecard", "Pictures drawn at once in a sweep", "lora_eval_encoder"):
-        assert text in page
+        assert text in components
 
 
 def test_paths_cannot_be_allowed_by_rest(webui: Any) -> None:

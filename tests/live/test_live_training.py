@@ -160,6 +160,35 @@ def test_a_switched_checkpoint_pauses_the_training_and_resume_ends_as_if_nothing
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_memory_grows_by_the_lora_its_optimiser_and_the_activations(webui: Any) -> None:
+    webui.inside()
+    before = webui.call("/lora-eval-probe/memory")
+    webui.call("/lora-eval-probe/watch/3", {})
+    state = webui.over(webui.train(save_dtype="fp32", mixed_precision="no"))
+    seen = webui.call("/lora-eval-probe/seen")
+    assert state["status"] == "finished", state["error"]
+    print(before, seen)
+    tensors = load_file(webui.data / state["result"]["lora"])
+    numbers = sum(tensor.numel() for key, tensor in tensors.items() if "alpha" not in key)
+    assert seen["model"] == before["model"] and seen["model_gradients"] == 0
+    assert seen["lora"] == 4 * numbers
+    # two moments in fp32, and the count of updates of each parameter
+    assert seen["optimiser"] == 8 * numbers + 4 * seen["lora_tensors"]
+    # twenty pictures encoded: latents of 8x8 and a text each
+    assert seen["rest"] - before["rest"] < 21 * (77 * 2048 + 4 * 8 * 8 + 2816) * 4 + (1 << 20)
+    assert 0 < seen["activations"] <= seen["peak"] < 2 * seen["activations"] + 4 * seen["lora"] < seen["model"]
+    after = webui.call("/lora-eval-probe/memory")
+    assert (after["model"], after["lora"], after["optimiser"]) == (before["model"], 0, 0)
+
+
+def test_gradients_with_checkpointing_are_those_of_the_plain_run(webui: Any) -> None:
+    before = webui.inside()
+    found = webui.call("/lora-eval-probe/gradients")
+    print(found)
+    assert found["parameters"] > 0 and found["furthest"] <= 1e-5
+    kept(webui, before)
+
+
 def test_bad_requests_start_nothing(webui: Any) -> None:
     count = len(webui.call("/lora-eval/v1/jobs"))
     assert webui.status("/lora-eval/v1/train", {"train_data_dir": "/etc"}) == 403

@@ -7,9 +7,12 @@ import hashlib
 import resource
 import sys
 
+import lora_eval_probe_tools as tools
 import torch
 from modules import script_callbacks, shared
 from modules.call_queue import queue_lock
+
+watching = []
 
 
 def roots():
@@ -57,12 +60,40 @@ def state():
     }
 
 
-def break_at(stage, after):
-    """The next training job raises in the borrowed model's ``stage`` after so many calls."""
+def loan():
+    """The class of the borrowed model."""
     from lora_eval.host.current import current_host
 
     module = sys.modules[type(current_host()).__module__]
-    kind = getattr(module, "A1111Model", None) or module.ForgeModel
+    return getattr(module, "A1111Model", None) or module.ForgeModel
+
+
+def watch(step):
+    """The next training job is looked at in that step."""
+    kind, looking = loan(), tools.StepWatch(lambda: [root for _, root in roots()], step)
+    whole = kind.denoise if not watching else watching[0][1]
+    kind.denoise = lambda self, *args: looking.denoise(lambda *given: whole(self, *given), *args)
+    watching[:] = [(looking, whole)]
+
+
+def seen():
+    """What the watch saw; the watch is over."""
+    looking, whole = watching.pop()
+    loan().denoise = whole
+    return looking.seen
+
+
+def gradients():
+    """How far gradients with checkpointing are from those without."""
+    from lora_eval.host.current import current_host
+
+    plain, checkpointed = (tools.gradients(current_host(), on) for on in (False, True))
+    return {"parameters": len(plain), "furthest": tools.furthest(plain, checkpointed)}
+
+
+def break_at(stage, after):
+    """The next training job raises in the borrowed model's ``stage`` after so many calls."""
+    kind = loan()
     whole, left = getattr(kind, stage), [after]
 
     def broken(self, *args, **kwargs):
@@ -85,6 +116,24 @@ def start(demo, app):
     def post_reload():
         shared.state.request_restart()
         return {}
+
+    @app.get("/lora-eval-probe/memory")
+    def get_memory():
+        with queue_lock:
+            return tools.parts([root for _, root in roots()])
+
+    @app.post("/lora-eval-probe/watch/{step}")
+    def post_watch(step: int):
+        watch(step)
+        return {}
+
+    @app.get("/lora-eval-probe/seen")
+    def get_seen():
+        return seen()
+
+    @app.get("/lora-eval-probe/gradients")
+    def get_gradients():
+        return gradients()
 
     @app.post("/lora-eval-probe/break/{stage}/{after}")
     def post_break(stage: str, after: int):
