@@ -52,8 +52,8 @@ TRIGGERED = ("plain", "fidelity", "challenge", "composition")
 CORE_ROLES = ("plain", "fidelity")
 COVERAGE_FIRST_SEED = 1001
 PLACES = ("on the left", "in the center", "on the right")
-# these depend on how many prompts a suite has
-NOT_COMPARABLE = ("retrieval_rank",)
+# the rank depends on how many prompts a suite has; the others speak of their one prompt only (see statistics.py)
+NOT_COMPARABLE = ("retrieval_rank", "leak", "unrelated_drift")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -170,8 +170,8 @@ def _elements(context: Context, own: np.ndarray) -> dict[str, list[dict[str, Any
     prompts = [p for p, _ in judged]
     here, base = context.draws(share, prompts), context.draws(share_0, prompts)
     change = here.map(lambda w, zero: w - zero, base)
-    context.add_draws(NAME, "foils_beaten", here, base.estimate, bounds=(0.0, 1.0))
-    context.add_draws(NAME, "foils_beaten_delta", change, 0.0, bounds=(-1.0, 1.0))
+    context.add_draws(NAME, "foils_beaten", here, base.estimate, bounds=(0.0, 1.0), of_shares=True)
+    context.add_draws(NAME, "foils_beaten_delta", change, 0.0, bounds=(-1.0, 1.0), of_shares=True)
     context.shared["elements_delta"] = change
     for condition in context.grid.conditions:
         found = per_condition[condition.key]

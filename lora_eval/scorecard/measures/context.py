@@ -10,7 +10,7 @@ import numpy as np
 
 from lora_eval.scorecard.data import Measure, RunData
 from lora_eval.scorecard.grid import Condition, Grid
-from lora_eval.scorecard.statistics import Draws, resample
+from lora_eval.scorecard.statistics import Draws, resample, wilson
 
 DIGITS = 6
 
@@ -112,9 +112,16 @@ class Context:
         score: np.ndarray | None = None,
         verdicts: list[str] | None = None,
         bounds: tuple[float, float] = (-math.inf, math.inf),
+        of_shares: bool = False,
     ) -> None:
-        """One row per condition from draws of shape (C,)."""
+        """One row per condition from draws of shape (C,).
+
+        ``of_shares``: values of 0 and 1, or differences of them. When all agree, resampling them says nothing of
+        how sure that is; the interval is then as wide as Wilson's for as many successes.
+        """
         low, high = draws.interval(low=bounds[0], high=bounds[1])
+        if of_shares:
+            low, high = _never_a_point(draws, low, high, bounds)
         base = np.broadcast_to(np.nan if baseline is None else baseline, draws.estimate.shape)
         for i, condition in enumerate(self.grid.conditions):
             self.add(
@@ -141,6 +148,17 @@ class Context:
             self.add(
                 condition, dimension, measure, None, verdict=f"not measured: {reason}", whole_checkpoint=per_checkpoint
             )
+
+
+def _never_a_point(
+    draws: Draws, low: np.ndarray, high: np.ndarray, bounds: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    point = np.isfinite(low) & (high - low < 1e-9)
+    for i in np.flatnonzero(point & (draws.n > 0)):
+        n = int(draws.n[i])
+        unseen = 1.0 - wilson(n, n)[0]
+        low[i], high[i] = max(bounds[0], low[i] - unseen), min(bounds[1], high[i] + unseen)
+    return low, high
 
 
 def number(value: Any) -> float | None:

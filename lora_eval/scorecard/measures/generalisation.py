@@ -11,11 +11,13 @@ from lora_eval.scorecard.measures.context import Context, number
 from lora_eval.scorecard.metrics import consistency as consistency_metric
 from lora_eval.scorecard.metrics import fidelity as fidelity_metric
 from lora_eval.scorecard.metrics import generalisation as metric
-from lora_eval.scorecard.statistics import Draws, wilson
+from lora_eval.scorecard.statistics import LEVEL, Draws, wilson
 
 NAME = "generalisation"
 VARIETY_FLOOR = 0.1
 HELD_OUT_NEEDED = 4
+# of up to seven parts the smallest counts: each is bounded so that all hold at once in 95 % (Bonferroni)
+PART_LEVEL = 1.0 - (1.0 - LEVEL) / 7
 
 
 def measure(context: Context) -> None:
@@ -34,8 +36,9 @@ def measure(context: Context) -> None:
     - data copying: 1 - share of pictures that lie nearer to a training picture than held-out ones do, beyond the
       share expected by chance (Meehan, Chaudhuri and Dasgupta, arXiv 2004.05675, by a quantile in place of ranks).
 
-    Each part counts with its bound nearest 1 (it is lost only as far as that is sure), so that six
-    noisy numbers do not make a good LoRA look bad by their minimum.
+    Each part counts with its bound nearest 1 (it is lost only as far as that is sure), so that seven
+    noisy numbers do not make a good LoRA look bad by their minimum. The interval runs from the smallest
+    of the parts' lower ends to the smallest of their upper ends.
     """
     context.evidence.setdefault(NAME, {})
     parts: dict[str, Draws | np.ndarray] = {}
@@ -77,7 +80,8 @@ def _score(context: Context, parts: dict[str, Any]) -> None:
             continue
         sure = {name: (value if not np.isfinite(high) else high) for name, (value, _, high, _) in rows.items()}
         name = min(sure, key=lambda key: (min(1.0, sure[key]), key))
-        value, low, high, n = rows[name]
+        value, _, high, n = rows[name]
+        low = min((r[1] for r in rows.values() if np.isfinite(r[1])), default=np.nan)
         value, low, high = (min(1.0, x) for x in (value, low, high))
         context.add(condition, NAME, "score", value, (low, high), n, 0.0, 1.0, value)
         weakest[condition.key] = {
@@ -90,7 +94,7 @@ def _score(context: Context, parts: dict[str, Any]) -> None:
 
 
 def _stack(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    low, high = draws.interval()
+    low, high = draws.interval(PART_LEVEL)
     return draws.estimate, low, high, draws.n
 
 
@@ -222,7 +226,7 @@ def _leak(context: Context) -> Any:
     if context.data.kind == "style":
         # a style is wanted on everything; its leak is reported and not judged
         return None
-    low, high = ratio.interval()
+    low, high = ratio.interval(PART_LEVEL)
     return 1.0 - np.clip(ratio.estimate, 0, None), 1.0 - np.clip(high, 0, None), 1.0 - np.clip(low, 0, None), ratio.n
 
 
@@ -250,7 +254,7 @@ def _held_out_gap(context: Context) -> Any:
         relative = here.map(lambda w, zero: np.where(room > fidelity_metric.ROOM, (w - zero) / room, np.nan), base)
     context.columns["held_out_gap"] = gap
     context.add_draws(NAME, "held_out_gap", relative, 0.0)
-    low, high = relative.interval()
+    low, high = relative.interval(PART_LEVEL)
     return 1.0 - relative.estimate, 1.0 - high, 1.0 - low, relative.n
 
 
@@ -277,7 +281,8 @@ def _data_copying(context: Context) -> Any:
         hits = int(near[rows].sum())
         low, high = wilson(hits, len(rows))
         context.add(condition, NAME, "data_copying", hits / len(rows), (low, high), len(rows), chance)
-        kept = [1.0 - max(0.0, share - chance) / (1.0 - chance) for share in (hits / len(rows), high, low)]
+        wide = wilson(hits, len(rows), PART_LEVEL)
+        kept = [1.0 - max(0.0, share - chance) / (1.0 - chance) for share in (hits / len(rows), wide[1], wide[0])]
         values[:, c] = *kept, len(rows)
     context.evidence[NAME]["nearest_training_limit"] = number(limit)
     return values
@@ -323,7 +328,8 @@ def _copies(context: Context) -> None:
         hits = rows[copy[rows]]
         low, high = wilson(len(hits), len(rows))
         context.add(condition, NAME, "copies", len(hits) / len(rows), (low, high), len(rows), chance)
-        values[:, c] = 1.0 - len(hits) / len(rows), 1.0 - high, 1.0 - low, len(rows)
+        wide = wilson(len(hits), len(rows), PART_LEVEL)
+        values[:, c] = 1.0 - len(hits) / len(rows), 1.0 - wide[1], 1.0 - wide[0], len(rows)
         order = hits[np.argsort(-structure[hits], kind="stable")]
         pairs[condition.key] = [
             {"image": context.image(int(r)), "training": training.names[int(index[r])],
