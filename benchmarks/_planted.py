@@ -35,9 +35,9 @@ PICTURES, REFERENCES = 30, 12
 REGULARISATION = 56
 # of a good LoRA's steps and of its scale
 UNDERTRAINED, MEMORISED, STRONG = 0.08, 2.0, 2.5
-# four drawings of one look, under the trigger alone, long and at a high rate: four that differ and are captioned
-# in full are learnt as well as thirty by a model this small
-MEMORISED_PICTURES, MEMORISED_RATE = 4, 9e-3
+# four drawings of one look, under the trigger alone, on every layer, long and at a high rate: four that differ and
+# are captioned in full are learnt as well as thirty by a model this small
+MEMORISED_PICTURES, MEMORISED_RATE, MEMORISED_RANK = 4, 3e-3, 16
 # kinds without regularisation: beside it a leak is mended and four drawings are not memorised
 ALONE = ("leaking", "memorised")
 NOISY_SHARE, MIXED_SHARE, LEAK_SHARE = 1.0, 0.6, 0.5
@@ -69,7 +69,7 @@ KINDS = {
             "generalisation",
             ("alignment", "curve", "fidelity"),
             f"{MEMORISED_PICTURES} drawings of one look under the trigger alone, {MEMORISED:g} times the steps at rate "
-            f"{MEMORISED_RATE:g}",
+            f"{MEMORISED_RATE:g}, every layer, rank {MEMORISED_RANK}",
         ),
         Kind("noisy", "alignment", (), f"captions of {NOISY_SHARE:.0%} of the drawings exchanged, triggers kept"),
         Kind("mixed", "consistency", ("fidelity",), f"{MIXED_SHARE:.0%} of the drawings in one of many foreign styles"),
@@ -174,7 +174,8 @@ def train_config(
         "kind": "object",
         "trigger": case.concept,
         "class_word": "shape",
-        "lora_rank": 8,
+        "lora_rank": MEMORISED_RANK if case.kind == "memorised" else 8,
+        "preset": "full" if case.kind == "memorised" else "attention",
         "batch_size": MEMORISED_PICTURES if case.kind == "memorised" else 16,
         "max_steps": total,
         "epochs": total,

@@ -92,11 +92,15 @@ def describe(
         free: the condition that likeness alone would have chosen. Likeness that is low only because
             another dimension forbids that weight is no fault of fidelity.
     """
+    shown = where
+    if name == "generalisation" and free is not None and _nowhere_both(rows, where, free):
+        # a weight that hardly shows the concept says nothing of how it generalises
+        shown = free
     headline = "state" if name == "curve" else "score"
-    row = rows.get((where.checkpoint, where.weight, name, headline)) or rows.get(
-        (where.checkpoint, None, name, headline)
+    row = rows.get((shown.checkpoint, shown.weight, name, headline)) or rows.get(
+        (shown.checkpoint, None, name, headline)
     )
-    evidence = _evidence(name, measurement, rows, where)
+    evidence = _evidence(name, measurement, rows, shown)
     if row is None or row.value is None:
         reason = row.verdict if row is not None and row.verdict else f"not measured: {NEEDED[name]}"
         return Dimension(name, None, None, None, row.n if row is not None else 0, "not measured",
@@ -106,7 +110,9 @@ def describe(
     upper = score if row.ci_high is None else row.ci_high
     reached = max(score, upper) if name in SMALLEST_OF_PARTS else score
     verdict = "good" if reached >= good - 1e-9 else "poor" if upper < poor else "weak"
-    reason, worse = _EXPLAIN[name](rows, where, row, measurement)
+    reason, worse = _EXPLAIN[name](rows, shown, row, measurement)
+    if shown != where:
+        reason = f"at weight {shown.weight:g}, where the concept shows: {reason}"
     if worse and verdict == "good":
         verdict = "weak"
     if name == "fidelity" and free is not None and free != where and verdict != "good":
