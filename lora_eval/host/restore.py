@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 HOOKS = (
     "_forward_hooks",
@@ -175,6 +174,9 @@ class GradientCheckpointing:
                 self._undo.callback(self._shadow(module))
 
     def _shadow(self, module: nn.Module) -> Callable[[], None]:
+        # at the first use: it brings torch's compiler along, which would lengthen a WebUI's start
+        from torch.utils.checkpoint import checkpoint
+
         own = module.__dict__.get("forward", _MISSING)
         forward, clone = module.forward, self._clone
 

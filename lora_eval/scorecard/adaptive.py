@@ -17,16 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lora_eval.errors import ConfigError
 from lora_eval.scorecard.data import Measurement, RunData
-from lora_eval.scorecard.decide import EQUAL_GAIN, standing
-from lora_eval.scorecard.grid import Grid
-from lora_eval.scorecard.measures.context import number
 from lora_eval.scorecard.plan import Part, Plan, Round
+
+if TYPE_CHECKING:
+    from lora_eval.scorecard.grid import Grid
 
 START_SEEDS = 2
 COARSE = 3
@@ -108,7 +108,10 @@ class _View:
     """A run half drawn: what is there, what leads, what may still win."""
 
     def __init__(self, plan: Plan, data: RunData, measurement: Measurement) -> None:
-        self.plan = plan
+        # at the first use: the tabs ask for the size of a first round alone, while the WebUI starts
+        from lora_eval.scorecard.decide import EQUAL_GAIN, standing
+
+        self.plan, self.enough = plan, EQUAL_GAIN
         self.now = standing(data, measurement)
         self.grid: Grid = self.now.grid
         self.weights = sorted(w for w in plan.weights if w != 0)
@@ -151,7 +154,7 @@ class _View:
             best = self._best(name)
             top = self.grid.conditions[best].weight
             reached = [w for w, i in sorted(mine.items())
-                       if self.open[i] and self.gain[i] >= EQUAL_GAIN * self.gain[best]]  # fmt: skip
+                       if self.open[i] and self.gain[i] >= self.enough * self.gain[best]]  # fmt: skip
             advised = reached[0] if reached else top
             broken = [w for w, i in sorted(mine.items()) if not self.open[i] and w > 0]
             wanted = [self._below(mine, advised)]
@@ -212,6 +215,8 @@ class _View:
 
     def more(self) -> str:
         """How well the leading gain is known and what more seeds would do for it."""
+        from lora_eval.scorecard.measures.context import number
+
         first = self.now.first
         if first is None:
             return "no weight is usable; more pictures of these weights would not change that"

@@ -220,6 +220,28 @@ def test_starting_imports_nothing_heavy() -> None:
     assert run(code).strip() == "[]"
 
 
+def test_tabs_and_routes_load_nothing_that_only_a_job_needs() -> None:
+    heavy = ["torch", "pandas", "skimage", "open_clip", "diffusers", "transformers", "lora_eval.captioning"]
+    heavy += [f"lora_eval.scorecard.{name}" for name in ("decide", "measure", "statistics", "run", "embed", "pixels")]
+    heavy += [f"lora_eval.training.{name}" for name in ("loop", "session", "curve")]
+    code = (
+        "import sys, fastapi, lora_eval.desk, lora_eval.estimate, lora_eval.api\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    assert run(code).strip() == "[]"
+
+
+def test_an_adapter_does_not_bring_torch_s_compiler_along() -> None:
+    # found out as a WebUI has it: torch itself is there before us
+    code = (
+        "import sys, torch, safetensors.torch\n"
+        "before = set(sys.modules)\n"
+        "import lora_eval.host.a1111, lora_eval.host.forge\n"
+        "print([name for name in ('torch._dynamo', 'sympy') if name in set(sys.modules) - before])"
+    )
+    assert run(code).strip() == "[]"
+
+
 def test_the_plot_gets_two_axes_at_each_start(webui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
