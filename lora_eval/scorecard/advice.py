@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lora_eval.scorecard.data import Advice, Dimension
+from lora_eval.scorecard.metrics.fidelity import SAME_SUBJECT
 
 Seen = Callable[[Dimension], bool]
 
@@ -82,6 +83,13 @@ RULES = (
         "the change differs from seed to seed",
         "sort out muddled captions and mixed pictures; caption exactly what is to be seen",
         otherwise=True,
+    ),
+    Rule(
+        "fidelity",
+        lambda d: (value_of(d, "training_likeness", "ci_high") or SAME_SUBJECT) < SAME_SUBJECT,
+        "the training pictures show something else than the references",
+        "check both folders: the references must show what was trained; train on pictures of the subject that is "
+        "wanted",
     ),
     Rule(
         "fidelity",
