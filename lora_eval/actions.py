@@ -13,12 +13,16 @@ from lora_eval.errors import ConfigError, HostError, Interrupted, RunError
 from lora_eval.host.current import current_settings
 from lora_eval.host.protocol import Host, Job, Sampling
 from lora_eval.jobs import Handle, JobQueue
+from lora_eval.language import speak
+from lora_eval.library import run_roots
 
 if TYPE_CHECKING:
     from lora_eval.captioning import CaptionOrder
     from lora_eval.training.config import TrainConfig
 
 HostGetter = Callable[[], Host]
+COMPARISONS = "comparisons"
+COMPARED = ("compare.html", "compare.csv", "compare.json")
 TERMS = "CLIP terms"
 """The captioner that every host has: terms that the scorecard's encoder is sure of."""
 
@@ -121,25 +125,26 @@ def submit_score(queue: JobQueue, host: HostGetter, asked: ScoreOrder) -> str:
         handle.result = {"folder": str(out), "run": out.name, "model": model}
         if order.budget is not None:
             handle.result["budget"] = order.budget
-        card = score(
-            cast(Host, _Followed(holder, handle)),
-            order.loras,
-            out,
-            data=order.data,
-            weights=order.weights,
-            seeds=order.seeds,
-            prompts=order.prompts,
-            suite=order.suite,
-            preset=order.preset,
-            kind=order.kind,
-            trigger=order.trigger,
-            class_word=order.class_word,
-            sampling=_sampling(holder, order.sampling),
-            batch_size=order.batch_size or settings.batch_size,
-            encoder=order.encoder or settings.encoder,
-            budget=order.budget,
-            axes=order.axes,
-        )
+        with speak(settings.language):
+            card = score(
+                cast(Host, _Followed(holder, handle)),
+                order.loras,
+                out,
+                data=order.data,
+                weights=order.weights,
+                seeds=order.seeds,
+                prompts=order.prompts,
+                suite=order.suite,
+                preset=order.preset,
+                kind=order.kind,
+                trigger=order.trigger,
+                class_word=order.class_word,
+                sampling=_sampling(holder, order.sampling),
+                batch_size=order.batch_size or settings.batch_size,
+                encoder=order.encoder or settings.encoder,
+                budget=order.budget,
+                axes=order.axes,
+            )
         found = {"verdict": card.verdict, "recommended": {"checkpoint": card.checkpoint, "weight": card.weight}}
         return {**handle.result, **found}
 
@@ -154,6 +159,26 @@ def _model(handle: Handle, host: Host) -> str:
         handle.paused = f"{name} is loaded, but this run began with {begun}; load {begun} and press Resume"
         raise Interrupted(handle.paused)
     return name
+
+
+def compare_runs(output: Path, runs: Sequence[Path], at: Sequence[str] = ()) -> Path:
+    """Set finished runs side by side; the folder, below ``output``, of the comparison's page and tables.
+
+    Args:
+        at: ``NAME:WEIGHT`` in place of a run's recommendation.
+
+    Raises:
+        ConfigError: fewer than two runs.
+        RunError: runs that cannot be compared; one line with the mend.
+    """
+    from lora_eval.scorecard.compare import compare, write_comparison
+
+    if len(runs) < 2:
+        raise ConfigError("two runs are needed for a comparison; choose another one")
+    names = "+".join(slug(run.name)[:40] for run in runs)
+    folder = run_roots(output)[0] / COMPARISONS / names[:150]
+    with speak(current_settings().language):
+        return write_comparison(folder, compare(runs, at)).parent
 
 
 def new_score_folder(output: Path, loras: Sequence[Path]) -> Path:

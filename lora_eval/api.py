@@ -23,21 +23,25 @@ from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
 
 import lora_eval
 from lora_eval.actions import (
+    COMPARED,
+    COMPARISONS,
     HostGetter,
     ScoreOrder,
     captioners,
     check_folder,
+    compare_runs,
     submit_caption,
     submit_score,
     submit_train,
 )
-from lora_eval.captioning import CaptionOrder
 from lora_eval.errors import LoraEvalError, RunError
+from lora_eval.estimate import estimate, is_tiny, parse_axes, seconds_each
 from lora_eval.files import read_json
 from lora_eval.host.current import current_settings
 from lora_eval.jobs import RUNNING, JobQueue, JobState
 from lora_eval.library import run_roots
 from lora_eval.paths import Confinement, ForbiddenPath
+from lora_eval.scorecard.ranges import parse_count
 from lora_eval.training.config import TrainConfig, make_config
 from lora_eval.training.templates import load_template
 
@@ -49,6 +53,7 @@ RUN_FILES = {
     "history.csv": "text/csv",
     "report.html": "text/html",
 }
+_KINDS = {".html": "text/html", ".csv": "text/csv", ".json": "application/json"}
 _MARKS = ("plan.json", "run.json", "scorecard.json")
 _PATH_SETTINGS = ("train_data_dir", "metadata_path", "output_dir", "init_lora")
 _VERSION_1 = pydantic.VERSION.startswith("1.")
@@ -96,10 +101,13 @@ class ScoreBody(Body):
     run: StrictStr | None = None
     data: StrictStr | None = None
     weights: StrictStr | None = None
-    seeds: StrictInt | None = None
-    prompts: StrictInt | None = None
+    seeds: StrictInt | StrictStr | None = None
+    prompts: StrictInt | StrictStr | None = None
     suite: StrictStr | None = None
     preset: StrictStr = "standard"
+    axes: StrictStr | None = None
+    budget: StrictInt | None = None
+    minutes: StrictInt | StrictFloat | None = None
     kind: StrictStr | None = None
     trigger: StrictStr | None = None
     class_word: StrictStr | None = None
@@ -132,6 +140,13 @@ class CaptionBody(Body):
     trigger: StrictStr = ""
     class_word: StrictStr = ""
     overwrite: StrictBool = False
+
+
+class CompareBody(Body):
+    """What the ``compare`` command takes; ``runs`` are names of finished scorecard runs."""
+
+    runs: list[StrictStr]
+    at: list[StrictStr] = []
 
 
 class OneLineRoute(APIRoute):
@@ -213,7 +228,24 @@ def create_routes(
 
     @router.post("/score", status_code=202)
     def score(body: ScoreBody) -> dict[str, Any]:
-        return {"id": submit_score(jobs, host, _order(body, host().output_folder, confined))}
+        holder = host()
+        order = _order(body, holder.output_folder, confined)
+        # what cannot be drawn is said now, not when its turn comes
+        estimate(order, seconds_each(holder.output_folder, order), is_tiny(holder))
+        return {"id": submit_score(jobs, host, order)}
+
+    @router.post("/compare")
+    def compare(body: CompareBody) -> dict[str, Any]:
+        output = host().output_folder
+        folders = [_scored(output, confined, name) for name in body.runs]
+        return {"id": (made := compare_runs(output, folders, body.at)).name, **read_json(made / "compare.json")}
+
+    @router.get("/comparisons/{id}/{name}")
+    def comparison(id: str, name: str) -> FileResponse:
+        if name not in COMPARED:
+            raise HTTPException(404, f"a comparison has no {name}; it has {', '.join(COMPARED)}")
+        folder = confined.child(run_roots(host().output_folder)[0] / COMPARISONS, id)
+        return _file(folder / name, _KINDS[Path(name).suffix])
 
     @router.post("/check")
     def check(body: CheckBody) -> dict[str, Any]:
@@ -226,12 +258,23 @@ def create_routes(
 
     @router.post("/caption", status_code=202)
     def caption(body: CaptionBody) -> dict[str, Any]:
+        from lora_eval.captioning import CaptionOrder
+
         table = confined.path(body.metadata) if body.metadata else None
         encoder = current_settings().encoder
         order = CaptionOrder(body.trigger, body.class_word, overwrite=body.overwrite, encoder=encoder)
         return {"id": submit_caption(jobs, host, confined.path(body.data), order, body.by, table)}
 
     app.include_router(router)
+
+
+def _scored(output: Path, confined: Confinement, name: str) -> Path:
+    """The folder of a finished scorecard run by its name."""
+    for root in run_roots(output):
+        folder = confined.child(root, name)
+        if (folder / "scorecard.json").is_file():
+            return folder
+    raise HTTPException(404, f"there is no finished scorecard run {name}")
 
 
 def _order(body: ScoreBody, output: Path, confined: Confinement) -> ScoreOrder:
@@ -252,8 +295,8 @@ def _order(body: ScoreBody, output: Path, confined: Confinement) -> ScoreOrder:
         confined.path(body.data) if body.data else None,
         confined.child(output, body.run) if body.run else None,
         body.weights,
-        body.seeds,
-        body.prompts,
+        body.seeds if isinstance(body.seeds, int) or body.seeds is None else parse_count(body.seeds, "seeds", 0),
+        body.prompts if isinstance(body.prompts, int) or body.prompts is None else parse_count(body.prompts, "prompts"),
         suite,
         body.preset,
         body.kind,
@@ -262,6 +305,9 @@ def _order(body: ScoreBody, output: Path, confined: Confinement) -> ScoreOrder:
         encoder,
         sampling,
         body.batch_size,
+        parse_axes(body.axes),
+        body.budget,
+        body.minutes,
     )
 
 

@@ -16,9 +16,9 @@ from typing import NoReturn
 
 from lora_eval import __version__
 from lora_eval.errors import Interrupted, LoraEvalError
+from lora_eval.exits import FAILED, STOPPED
+from lora_eval.language import ENGLISH, names, speak
 from lora_eval.log import logger
-
-GOOD, BAD, FAILED, STOPPED = 0, 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,6 +33,12 @@ def build_parser() -> argparse.ArgumentParser:
     common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error and the log")
     common.add_argument("--quiet", action="store_true", help="no progress lines")
+    common.add_argument(
+        "--language",
+        choices=names(),
+        default=ENGLISH,
+        help="of reports and verdicts (default: en); files stay as they are",
+    )
     model = _Parser(add_help=False)
     model.add_argument(
         "--model", metavar="PATH", help="checkpoint (.safetensors) or diffusers folder; default: the shipped tiny model"
@@ -121,13 +127,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--data", type=Path, metavar="DIR", help="reference pictures (default: those named in the LoRA's metadata)"
     )
     score.add_argument("--weights", metavar="RANGE", help='for example "0-1.2 [7]", "0.4, 0.6, 0.9" or "0-1(+0.2)"')
-    score.add_argument("--seeds", type=int, metavar="N", help="seeds per prompt")
-    score.add_argument("--prompts", type=int, metavar="N", help="prompts of the suite to use")
+    score.add_argument("--seeds", metavar="N", help="seeds per prompt: how many, or which (1-5)")
+    score.add_argument("--prompts", metavar="N", help="prompts of the suite to use: how many, or which (1-3, 7)")
     score.add_argument(
         "--budget", type=int, metavar="N", help="draw at most N pictures, chosen in rounds (default: the whole grid)"
     )
+    score.add_argument("--minutes", type=float, metavar="N", help="the same as a time, by the speed of the latest run")
+    score.add_argument(
+        "--axes", metavar="X,Y", help="what spans the map of the pictures, two of weight, checkpoint, prompt, seed"
+    )
     score.add_argument("--suite", metavar="FILE", help="prompt suite: a shipped name or a YAML or CSV file")
-    score.add_argument("--preset", choices=["quick", "standard", "thorough"], default="standard")
+    score.add_argument("--preset", choices=["quick", "standard", "thorough", "adaptive"], default="standard")
     score.add_argument(
         "--kind",
         choices=["style", "character", "object"],
@@ -209,7 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lora_eval import commands
 
     try:
-        return int(getattr(commands, arguments.command)(arguments))
+        with speak(arguments.language):
+            return int(getattr(commands, arguments.command)(arguments))
     except Interrupted:
         print("interrupted: what is done is kept; the same command goes on from here", file=sys.stderr)
         return STOPPED

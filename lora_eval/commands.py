@@ -10,22 +10,24 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import ConfigError, HostError, Interrupted
-from lora_eval.files import make_folder
+from lora_eval.exits import BAD, FAILED, GOOD
+from lora_eval.files import make_folder, read_json
+from lora_eval.language import said, t
 from lora_eval.progress import ConsoleProgress
 
 if TYPE_CHECKING:
+    from lora_eval.actions import ScoreOrder
     from lora_eval.host.protocol import Job, Sampling
     from lora_eval.host.standalone import StandaloneHost
     from lora_eval.scorecard.data import Scorecard
     from lora_eval.training.run import RunPaths
 
-GOOD, BAD, FAILED = 0, 1, 2
 DEMO_DATA = Path(__file__).parent / "assets" / "datasets" / "mave"
 DEMO_CONFIG = Path(__file__).parent / "assets" / "demo.yaml"
 
@@ -99,6 +101,8 @@ def train(arguments: argparse.Namespace) -> int:
         # asked for on the command line: it wins over the file's own
         config.base_model = None
     progress = _Progress(arguments.quiet)
+    # before anything is loaded for it
+    config.require()
     host = _host(arguments, progress)
     encoder = load_watcher(host, config, arguments.encoder, None if arguments.quiet else _say)
     with progress.interruptible():
@@ -117,10 +121,11 @@ def train(arguments: argparse.Namespace) -> int:
 def convert(arguments: argparse.Namespace) -> int:
     """``convert FILE.toml [--out CONFIG.yaml]``: kohya's settings as ours; what has no counterpart is named."""
     from lora_eval.files import write_text
-    from lora_eval.training.config import to_yaml
+    from lora_eval.training.config import make_config, to_yaml
     from lora_eval.training.presets import read_settings
 
     values, notes = read_settings(arguments.config)
+    make_config(values)
     text = to_yaml(values)
     for note in notes:
         _say(f"note: {note}")
@@ -241,29 +246,64 @@ def score(arguments: argparse.Namespace) -> int:
 
     progress = _Progress(arguments.quiet)
     host = _host(arguments, progress, arguments.out)
+    order = _order(arguments, host)
     with progress.interruptible():
         card = run_score(
             host,
-            arguments.lora,
+            order.loras,
             arguments.out,
             data=arguments.data,
             weights=arguments.weights,
-            seeds=arguments.seeds,
-            prompts=arguments.prompts,
+            seeds=order.seeds,
+            prompts=order.prompts,
             suite=arguments.suite,
-            preset=arguments.preset,
+            preset=order.preset,
             kind=arguments.kind,
             trigger=arguments.trigger,
             class_word=arguments.class_word,
             sampling=_sampling(arguments, host),
             batch_size=arguments.batch_size,
             encoder=arguments.encoder,
-            budget=arguments.budget,
+            budget=order.budget,
+            axes=order.axes,
         )
     shown = _show(card, arguments.out)
     if told := card.provenance.get("adaptive"):
         print(f"pictures:    {told['images']} of {told['full_grid']} in the grid; {told['stopped']}; {told['more']}")
     return shown
+
+
+def _order(arguments: argparse.Namespace, host: StandaloneHost) -> ScoreOrder:
+    """What is counted before drawing: which seeds and prompts, and the budget in pictures."""
+    from lora_eval import estimate
+    from lora_eval.actions import ScoreOrder
+    from lora_eval.scorecard.ranges import parse_count
+
+    order = ScoreOrder(
+        arguments.lora,
+        weights=arguments.weights,
+        seeds=None if arguments.seeds is None else parse_count(arguments.seeds, "--seeds", 0),
+        prompts=None if arguments.prompts is None else parse_count(arguments.prompts, "--prompts"),
+        suite=arguments.suite,
+        preset=arguments.preset,
+        kind=arguments.kind,
+        axes=estimate.parse_axes(arguments.axes),
+        budget=arguments.budget,
+        minutes=arguments.minutes,
+    )
+    before = _adaptive_budget(arguments.out) if arguments.minutes is not None else None
+    each = None if arguments.minutes is None else estimate.seconds_each(arguments.out.parent, order)
+    if before is not None:
+        # minutes are counted in pictures once: the speed may be another when the run is gone on with
+        return replace(order, budget=before, minutes=None, preset=estimate.grid_preset(order.preset))
+    return estimate.settled(order, each, estimate.is_tiny(host))
+
+
+def _adaptive_budget(out: Path) -> int | None:
+    """The budget of the run that is in a folder already."""
+    plan = read_json(out / "plan.json") if (out / "plan.json").is_file() else {}
+    found = plan.get("budget") if isinstance(plan, dict) else None
+    return found if isinstance(found, int) else None
 
 
 def _sampling(arguments: argparse.Namespace, host: StandaloneHost) -> Sampling | None:
@@ -321,18 +361,18 @@ def measure(arguments: argparse.Namespace) -> int:
 
 def _show(card: Scorecard, folder: Path) -> int:
     """Print the verdict, the six dimensions and the advice. Good when a weight can be recommended."""
-    print(f"\n{card.verdict}\n")
+    print(f"\n{said(card.verdict)}\n")
     for name, dimension in card.dimensions.items():
         if dimension.score is None:
-            print(f"  {name:<15} not measured: {dimension.reason}")
+            print(f"  {name:<15} {said(f'not measured: {dimension.reason}')}")
             continue
         low, high = dimension.ci_low, dimension.ci_high
         interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
-        print(f"  {name:<15} {dimension.score:.2f}{interval}  {dimension.verdict}: {dimension.reason}")
+        print(f"  {name:<15} {dimension.score:.2f}{interval}  {said(dimension.verdict)}: {said(dimension.reason)}")
     if card.advice:
-        print("\nNext time:")
+        print(f"\n{t('What to change next time')}:")
         for advice in card.advice:
-            print(f"  {advice.dimension}: {advice.seen} -> {advice.change}")
+            print(f"  {advice.dimension}: {said(advice.seen)} -> {said(advice.change)}")
     print(f"\nReport: {folder / 'report.html'}")
     return GOOD if card.weight is not None else BAD
 
@@ -345,17 +385,17 @@ def compare(arguments: argparse.Namespace) -> int:
 
     found = run_compare(arguments.runs, arguments.at)
     page = write_comparison(arguments.out, found)
-    print(f"\n{found.verdict}")
+    print(f"\n{said(found.verdict)}")
     pair = ""
     for row in found.rows:
         if pair != (pair := f"{row.first} less {row.second}"):
             print(f"\n{pair}:")
-        said = row.note
+        line = said(row.note)
         if row.difference is not None and row.n:
-            said = f"{interval(row.difference, row.ci_low, row.ci_high, 3)}  {row.ahead or row.note}"
-        print(f"  {row.dimension:<15} {row.measure}: {said}")
+            line = f"{interval(row.difference, row.ci_low, row.ci_high, 3)}  {t(row.ahead) or line}"
+        print(f"  {row.dimension:<15} {said(row.measure)}: {line}")
     for note in found.notes:
-        print(f"note: {note}")
+        print(f"note: {said(note)}")
     print(f"\nReport: {page}")
     return GOOD
 

@@ -7,6 +7,7 @@ in the queue and on disk.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from lora_eval.dataset.folder import Dataset
 
 LIVE_IMAGES = 12
-COMPARISONS = "comparisons"
-COMPARED = ("compare.html", "compare.csv", "compare.json")
 
 
 @dataclass(frozen=True)
@@ -171,6 +170,36 @@ class Desk:
                 write_sidecar(item.path, wanted[item.path])
         return len(changed)
 
+    def set_aside(self, folder: str, metadata: str | None, name: str) -> Path:
+        """Move a picture and its captions out of the folder, into ``<folder>-set-aside``; nothing is deleted.
+
+        Returns where the picture is now. Raises DatasetError, RunError.
+        """
+        from lora_eval.dataset.captions import write_table
+        from lora_eval.dataset.folder import SIDECARS
+
+        dataset = _scan(folder, metadata)
+        item = next((item for item in dataset.items if dataset.name(item.path) == name), None)
+        if item is None:
+            raise DatasetError(f"{name} is not among the pictures of {folder} any more; check the folder again")
+        if len(dataset.items) == 1:
+            raise DatasetError(f"{name} is the last picture of {folder}; add others first")
+        target = dataset.root.with_name(f"{dataset.root.name}-set-aside") / item.path.relative_to(dataset.root)
+        if target.exists():
+            raise DatasetError(f"{target} is there already; move or rename it first")
+        if dataset.table is not None:
+            if dataset.table.suffix.lower() != ".csv":
+                raise DatasetError(f"{dataset.table} is no CSV and is not written to; edit it yourself")
+            write_table(dataset, [other for other in dataset.items if other is not item])
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for path in (item.path, *(item.path.with_suffix(suffix) for suffix in SIDECARS)):
+                if path.is_file():
+                    shutil.move(path, target.with_suffix(path.suffix))
+        except OSError as error:
+            raise RunError(f"{item.path} cannot be moved to {target.parent} ({error.strerror})") from None
+        return target
+
     def add_trigger(self, folder: str, metadata: str | None, trigger: str) -> int:
         """Put the trigger in front of each caption that lacks it; how many were changed."""
         from lora_eval.dataset.captions import has_term, prepend_trigger
@@ -231,7 +260,9 @@ class Desk:
         """Settings of a YAML of ours or a TOML of kohya's, and what could not be taken over. Raises ConfigError."""
         from lora_eval.training.presets import read_settings
 
-        return read_settings(path)
+        values, notes = read_settings(path)
+        make_config(values)
+        return values, notes
 
     def _presets(self) -> Path:
         return self.host().output_folder / "presets"
@@ -407,15 +438,8 @@ class Desk:
         Raises:
             LoraEvalError: fewer than two runs, or runs that cannot be compared; one line.
         """
-        from lora_eval.scorecard.compare import compare, write_comparison
-
-        if len(runs) < 2:
-            raise ConfigError("two runs are needed for a comparison; choose another one")
-        found = compare(runs, [part.strip() for part in re.split(r"[\n,]", at) if part.strip()])
-        names = "+".join(actions.slug(run.name)[:40] for run in runs)
-        return write_comparison(
-            library.run_roots(self.host().output_folder)[0] / COMPARISONS / names[:150], found
-        ).parent
+        parts = [part.strip() for part in re.split(r"[\n,]", at) if part.strip()]
+        return actions.compare_runs(self.host().output_folder, runs, parts)
 
     def downloads(self, run: Path) -> list[Path]:
         """The finished reports of a run."""

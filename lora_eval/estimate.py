@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lora_eval import library
 from lora_eval.errors import ConfigError
 from lora_eval.scorecard.adaptive import COARSE, START_SEEDS
-from lora_eval.scorecard.plan import PRESETS
+from lora_eval.scorecard.plan import PRESETS, check_axes
 from lora_eval.scorecard.ranges import parse_range
 
 if TYPE_CHECKING:
@@ -102,6 +102,13 @@ def _budget(order: ScoreOrder, full: int, least: int, each: float | None) -> int
             raise ConfigError(f"a budget of {order.budget} pictures cannot be kept; give at least 1")
         return order.budget
     return max(full // SHARE, least) if order.preset == ADAPTIVE else None
+
+
+def parse_axes(text: str | None) -> tuple[str, str] | None:
+    """``weight, checkpoint`` as two axes; None for nothing. Raises ConfigError."""
+    if text is None or not text.strip():
+        return None
+    return check_axes([part.strip() for part in text.split(",")])
 
 
 def is_tiny(host: Host) -> bool:

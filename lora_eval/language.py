@@ -88,7 +88,9 @@ def _said(name: str, sentence: str) -> str:
     known = _catalogue(name).get(sentence)
     if known is not None:
         return known
-    return "".join(_piece(name, piece) for piece in _pieces(name, sentence))
+    made = "".join(_piece(name, piece) for piece in _pieces(name, sentence))
+    # templates end where another may follow: the full stop is the sentence's own
+    return made[:-1] + "。" if made != sentence and made.endswith(".") and not made.isascii() else made
 
 
 def _piece(name: str, piece: tuple[str, list[str]] | str) -> str:
@@ -100,7 +102,10 @@ def _piece(name: str, piece: tuple[str, list[str]] | str) -> str:
 
 
 def _inside(name: str, hole: str) -> str:
-    """What stands in a hole: a phrase of ours, or a value that stays."""
+    """What stands in a hole: a phrase of ours, a list of them, or a value that stays."""
+    known, parts = _catalogue(name), hole.split(", ")
+    if len(parts) > 1 and all(part in known for part in parts):
+        return "、".join(known[part] for part in parts)
     return _said(name, hole) if re.search(r"[A-Za-z]{2}", hole) else hole
 
 
@@ -124,9 +129,12 @@ def _pieces(name: str, text: str) -> list[tuple[str, list[str]] | str]:
     cost = [0.0] + [float("inf")] * size
     back: list[tuple[int, tuple[str, list[str]] | str]] = [(0, "")] * (size + 1)
     for at in range(size):
+        # a template that begins with a hole begins the sentence, or follows another one that ended in words
+        last = back[at][1]
+        loose = templates.get("", ()) if at == 0 or (not isinstance(last, str) and not last[0].endswith("}")) else ()
         if cost[at] + _OUTSIDE < cost[at + 1]:
             cost[at + 1], back[at + 1] = cost[at] + _OUTSIDE, (at, text[at])
-        for template, parts in (*templates.get(text[at], ()), *templates.get("", ())):
+        for template, parts in (*templates.get(text[at], ()), *loose):
             for end, holes in _lay(text, at, parts):
                 price = cost[at] + _TEMPLATE + _IN_HOLE * sum(map(len, holes))
                 if price < cost[end]:

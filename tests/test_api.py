@@ -34,6 +34,9 @@ class FolderHost:
     def native_size(self) -> tuple[int, int]:
         return (64, 64)
 
+    def model(self) -> Any:
+        return SimpleNamespace(name="sd-v1")
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Any:
@@ -58,7 +61,7 @@ def trained_with(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Replace the training by one that writes down its config."""
     seen: list[Any] = []
 
-    def train(host: Any, config: Any, job: Any = None, resume: bool = False) -> Any:
+    def train(host: Any, config: Any, job: Any = None, resume: bool = False, encoder: Any = None) -> Any:
         seen.append((config, resume))
         return SimpleNamespace(stopped="finished", message="", __dataclass_fields__={"stopped": None})
 
@@ -151,19 +154,25 @@ def test_score_hands_everything_over(site: Any, monkeypatch: pytest.MonkeyPatch)
         "lora": ["a-1.safetensors", "a-2.safetensors"],
         "weights": "0-1 [3]",
         "seeds": 2,
+        "prompts": "1-2, 4",
         "steps": 4,
         "data": "cats",
+        "axes": "seed, weight",
+        "budget": 30,
     }
     state = site.jobs.wait(post(site, "/score", body).json()["id"], LONG)
     assert state.status == "finished", state.error
     assert state.result == {
         "folder": str(site.root / "output" / "a-1-scorecard"),
         "run": "a-1-scorecard",
+        "model": "sd-v1",
+        "budget": 30,
         "verdict": "good",
         "recommended": {"checkpoint": "a-2", "weight": 0.8},
     }
     assert seen["loras"] == [site.root / "data" / "a-1.safetensors", site.root / "data" / "a-2.safetensors"]
     assert (seen["weights"], seen["seeds"], seen["data"]) == ("0-1 [3]", 2, site.root / "data" / "cats")
+    assert (seen["prompts"], seen["axes"], seen["budget"]) == ([1, 2, 4], ("seed", "weight"), 30)
     assert (seen["sampling"].steps, seen["sampling"].width) == (4, 64)
 
 
@@ -173,6 +182,13 @@ def test_score_hands_everything_over(site: Any, monkeypatch: pytest.MonkeyPatch)
         ({}, 422),
         ({"lora": 3}, 422),
         ({"lora": "a.safetensors", "seeds": "two"}, 422),
+        ({"lora": "a.safetensors", "axes": "weight"}, 422),
+        ({"lora": "a.safetensors", "axes": "weight, weight"}, 422),
+        ({"lora": "a.safetensors", "weights": "0 to 1"}, 422),
+        ({"lora": "a.safetensors", "budget": 3}, 422),
+        ({"lora": "a.safetensors", "budget": 300, "minutes": 3}, 422),
+        ({"lora": "a.safetensors", "minutes": 3}, 422),
+        ({"lora": "a.safetensors", "preset": "enormous"}, 422),
         ({"lora": "a.safetensors", "colour": "red"}, 422),
         ({"lora": "../secret/a.safetensors"}, 403),
         ({"lora": "a.safetensors", "data": "/etc"}, 403),
@@ -385,3 +401,21 @@ def test_the_app_s_own_routes_stay_open(tmp_path: Path) -> None:
     host = FolderHost(tmp_path)
     create_routes(app, lambda: host, JobQueue(), {"ann": "x"}, lambda: [tmp_path])  # type: ignore[arg-type, return-value]
     assert TestClient(app).get("/sdapi").json() == {"own": 1}
+
+
+def test_compare_sets_finished_runs_side_by_side(site: Any, tmp_path: Path) -> None:
+    from tests.fakes_scorecard import small_score
+
+    output = site.root / "output"
+    for name in ("cat", "cub"):
+        small_score(tmp_path / "made", output / name)
+    answer = post(site, "/compare", {"runs": ["cat", "cub"], "at": ["zorp-000200:1", "zorp-000100:0.5"]})
+    assert answer.status_code == 200, answer.json()
+    found = answer.json()
+    assert found["verdict"] and [side["folder"] for side in found["sides"]] == ["cat", "cub"]
+    for name in ("compare.html", "compare.csv", "compare.json"):
+        assert get(site, f"/comparisons/{found['id']}/{name}").status_code == 200
+    assert get(site, f"/comparisons/{found['id']}/plan.json").status_code == 404
+    assert post(site, "/compare", {"runs": ["cat"]}).status_code == 422
+    assert post(site, "/compare", {"runs": ["cat", "dog"]}).status_code == 404
+    assert post(site, "/compare", {"runs": ["cat", "../data"]}).status_code == 403

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from lora_eval.cli import BAD, FAILED, GOOD
+from lora_eval.exits import BAD, FAILED, GOOD
 from tests.command_line import one_line, run
 
 

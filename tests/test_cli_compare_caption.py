@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_eval.cli import BAD, FAILED, GOOD
+from lora_eval.exits import BAD, FAILED, GOOD
 from tests.command_line import one_line, run
 from tests.fakes_scorecard import small_score, tree_hashes
 from tools.tiny_world.drawings import render, sample

@@ -219,7 +219,7 @@ class Plan:
                     "seeds": tuple(map(int, raw["seeds"])),
                     "sampling": Sampling(**raw["sampling"]),
                     "rounds": tuple(_round(one) for one in raw.get("rounds", ())),
-                    "axes": _axes(raw.get("axes", DEFAULT_AXES)),
+                    "axes": check_axes(raw.get("axes", DEFAULT_AXES)),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -345,7 +345,7 @@ def make_plan(
         references=dict(references or {}),
         histories=dict(histories or {}),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        axes=_axes(DEFAULT_AXES if axes is None else axes),
+        axes=check_axes(DEFAULT_AXES if axes is None else axes),
     )
     return replace(plan, run=f"{slug(planned[-1].series)}-{plan.fingerprint[:8]}")
 
@@ -436,9 +436,7 @@ def _seeds(asked: int | Sequence[int]) -> tuple[int, ...]:
     return values
 
 
-def _prompts(
-    suite: str | Path, trigger: str, class_word: str, asked: int | Sequence[int] | None
-) -> tuple[Prompt, ...]:
+def _prompts(suite: str | Path, trigger: str, class_word: str, asked: int | Sequence[int] | None) -> tuple[Prompt, ...]:
     if asked is None or isinstance(asked, int):
         return tuple(load_suite(suite, trigger, class_word, asked))
     found = load_suite(suite, trigger, class_word)
@@ -450,7 +448,8 @@ def _prompts(
     return tuple(found[place - 1] for place in dict.fromkeys(asked))
 
 
-def _axes(asked: Sequence[str]) -> tuple[str, str]:
+def check_axes(asked: Sequence[str]) -> tuple[str, str]:
+    """Two different ones of AXES, across and down. Raises ConfigError."""
     found = tuple(map(str, asked))
     if len(found) != 2 or found[0] == found[1] or not set(found) <= set(AXES):
         raise ConfigError(f'axes "{", ".join(found)}" cannot be drawn; name two different ones of {", ".join(AXES)}')

@@ -63,6 +63,31 @@ def parse_int_range(text: str, what: str = "range") -> list[int]:
     return [int(value) for value in values]
 
 
+def parse_count(text: str | int, what: str, least: int = 1) -> int | list[int]:
+    """How many (one number) or which (a range or list) of something: ``4``, ``1-4``, ``1, 3``.
+
+    Args:
+        least: the smallest number that may be named.
+
+    Raises:
+        ConfigError: neither, or a number below ``least``; with an example.
+    """
+    words = str(text).strip()
+    if words.isdigit() and 1 <= int(words) <= MAX_VALUES:
+        return int(words)
+    if words.isdigit() or not any(mark in words for mark in "-,["):
+        raise ConfigError(f"{what} is {words!r}; write how many (1 to {MAX_VALUES}) or which (1-5)")
+    return parse_places(words, what, least)
+
+
+def parse_places(text: str, what: str, least: int = 1) -> list[int]:
+    """Which of something, each a whole number from ``least`` up. Raises ConfigError."""
+    found = parse_int_range(text, what)
+    if min(found) < least:
+        raise ConfigError(f"{what} are {text!r}; write numbers from {least} up, for example 1-5 or 1, 3")
+    return found
+
+
 def format_number(value: float) -> str:
     """Shortest exact decimal form: ``0.3``, ``1``, ``-0.25``."""
     number = Decimal(repr(float(value)))

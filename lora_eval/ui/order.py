@@ -13,7 +13,7 @@ from lora_eval.errors import ConfigError
 from lora_eval.estimate import ADAPTIVE
 from lora_eval.library import pick_checkpoints
 from lora_eval.scorecard.plan import DEFAULT_AXES
-from lora_eval.scorecard.ranges import parse_int_range, parse_range
+from lora_eval.scorecard.ranges import parse_count, parse_int_range, parse_places, parse_range
 from lora_eval.ui import text
 
 OPTIONAL = ("weights", "seeds", "prompts", "suite", "trigger", "class_word", "batch_size", "encoder")
@@ -22,7 +22,6 @@ MAP = ("x_axis", "x_values", "y_axis", "y_values")
 BUDGET = ("budget", "budget_unit")
 _WHOLE = {"batch_size": (1, 512), "steps": (1, 1000), "clip_skip": (1, 12)}
 _SIDES = {"width": (32, 4096), "height": (32, 4096)}
-_MOST = 1000
 
 
 def make_order(values: Mapping[str, Any], loras: Mapping[str, Path]) -> ScoreOrder:
@@ -64,9 +63,9 @@ def _spanned(order: ScoreOrder, values: Mapping[str, Any]) -> ScoreOrder:
             parse_range(words, "weights")
             order = replace(order, weights=words)
         elif axis == "seed":
-            order = replace(order, seeds=_places("seeds", words, 0))
+            order = replace(order, seeds=parse_places(words, "seeds", 0))
         elif axis == "prompt":
-            order = replace(order, prompts=_places("prompts", words, 1))
+            order = replace(order, prompts=parse_places(words, "prompts"))
         elif order.loras:
             order = replace(order, loras=pick_checkpoints(order.loras, parse_int_range(words, "checkpoints")))
     return order
@@ -84,14 +83,6 @@ def _budgeted(order: ScoreOrder, values: Mapping[str, Any]) -> ScoreOrder:
     return replace(order, budget=int(number))
 
 
-def _places(name: str, words: str, least: int) -> list[int]:
-    """Whole numbers in the X/Y/Z plot's range syntax."""
-    found = parse_int_range(words, name)
-    if min(found) < least:
-        raise ConfigError(f"{name} are {words!r}; write numbers from {least} up, for example 1-5 or 1, 3")
-    return found
-
-
 def _number(words: str) -> float:
     try:
         return float(words)
@@ -104,12 +95,7 @@ def _read(name: str, value: Any) -> Any:
     if not words:
         return None
     if name in ("seeds", "prompts"):
-        # one number says how many, as in the presets; a range says which
-        if not words.isdigit() and any(mark in words for mark in "-,["):
-            return _places(name, words, 0 if name == "seeds" else 1)
-        if not (words.isdigit() and 1 <= int(words) <= _MOST):
-            raise ConfigError(f"{name} is {words!r}; write how many (1 to {_MOST}) or which (1-5), or leave it empty")
-        return int(words)
+        return parse_count(words, name, 0 if name == "seeds" else 1)
     limits = {**_WHOLE, **_SIDES}.get(name)
     if limits is not None:
         low, high = limits

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from lora_eval.actions import ScoreOrder
-from lora_eval.desk import COMPARED, Desk
+from lora_eval.actions import COMPARED, ScoreOrder
+from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
 from lora_eval.estimate import ADAPTIVE
 from lora_eval.ui import page, render, score_view, text
