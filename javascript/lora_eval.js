@@ -98,6 +98,11 @@ var loraEval = window.loraEval || (function () {
         return JSON.stringify(changed);
     };
 
+    // a picture to be moved out of the folder; captions changed on the page are not lost over it
+    self.asideOrder = function () {
+        return JSON.stringify({ name: self.aside, captions: JSON.parse(self.captions()) });
+    };
+
     // -- large pictures ---------------------------------------------------------------------------
 
     let box = null, around = [], at = 0, tabOf = tabs[1];
@@ -206,6 +211,12 @@ var loraEval = window.loraEval || (function () {
         if (run) {
             self.run = run.dataset.leRun;
             press(tabAround(run) + "_pick");
+            return undefined;
+        }
+        const aside = target.closest("[data-le-aside]");
+        if (aside) {
+            self.aside = aside.dataset.leAside;
+            press("lora_eval_train_aside");
             return undefined;
         }
         for (const what of ["cancel", "again"]) {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from lora_eval import library
 from lora_eval.desk import Checked, TrainView
@@ -193,10 +194,12 @@ def checked(found: Checked) -> str:
     rows = []
     for finding in found.findings[:MOST_FINDINGS]:
         path, severity = paths.get(finding["picture"]), finding["severity"]
+        aside = _button("aside", finding["picture"], text.WORDS["set_aside"]) if path and severity != "info" else ""
         rows.append(
             f'<li class="{_e(severity)}"><span class="lora-eval-thumb">{thumb(path) if path else ""}</span><div>'
             f"{_badge(severity, text.SEVERITY[severity])} <strong>{_e(finding['picture'])}</strong> "
-            f'<span>{_e(finding["message"])}</span><div class="lora-eval-mend">{_e(finding["mend"])}</div></div></li>'
+            f'<span>{_e(finding["message"])}</span><div class="lora-eval-mend">{_e(finding["mend"])}</div></div>'
+            f"{aside}</li>"
         )
     if len(found.findings) > MOST_FINDINGS:
         rows.append(f"<li>{_word('more_findings')} <b>{len(found.findings) - MOST_FINDINGS}</b></li>")
@@ -208,14 +211,27 @@ def checked(found: Checked) -> str:
         about = f'data-le-caption="{_e(picture.name)}" placeholder="{_e(text.WORDS["no_caption"])}"'
         caption = f'<textarea rows="3" aria-label="{_e(picture.name)}" {about}>{_e(picture.caption)}</textarea>'
         image = thumb(picture.path, picture.name)
-        cards.append(f'<figure class="{worst}">{image}<figcaption>{caption}</figcaption></figure>')
+        name = f'<span class="lora-eval-quiet">{_e(picture.name)}</span>'
+        cards.append(f'<figure class="{worst}">{image}<figcaption>{name}{caption}</figcaption></figure>')
     if len(found.pictures) > MOST_PICTURES:
         cards.append(f"<p>{_word('more')} <b>{len(found.pictures) - MOST_PICTURES}</b></p>")
     return (
         f'<section class="lora-eval-section"><h4><b>{len(found.pictures)}</b> {_word("pictures")} {counts}</h4>'
         f'{findings}<p class="lora-eval-quiet">{_e(text.WORDS["edit"])}</p>'
-        f'<div class="lora-eval-pictures">{"".join(cards)}</div></section>'
+        f'<div class="lora-eval-pictures lora-eval-captions">{"".join(cards)}</div></section>'
     )
+
+
+def plan(settings: Mapping[str, Any]) -> str:
+    """The defaults that matter most in a line, while all settings are folded away."""
+    shown = []
+    for name in ("lora_rank", "learning_rate", "epochs", "max_steps", "batch_size", "save_steps"):
+        value = settings.get(name)
+        if value is not None:
+            label = next(group[name][0] for group in text.GROUPS.values() if name in group)
+            number = f"{value:g}" if isinstance(value, float) else value
+            shown.append(f"<li><span>{_e(label)}</span> <b>{_e(number)}</b></li>")
+    return f'<ul class="lora-eval-plan">{"".join(shown)}</ul>'
 
 
 def train_job(view: TrainView) -> str:

@@ -263,6 +263,8 @@ WORDS = {
     "look_again": "Press Check pictures to see and correct them.",
     "no_caption": "no caption",
     "edit": "Captions can be changed here.",
+    "set_aside": "set aside",
+    "aside_done": "Moved to:",
     "more": "more pictures not shown:",
     "more_findings": "more findings not shown:",
     "filled": "Filled in from the run:",

@@ -17,6 +17,8 @@ from lora_eval.ui.compat import Update, html, keep, listen, section, transient
 REDRAW = 2.0
 """Seconds between two drawings of the loss chart while a run goes on."""
 ELEMENT = "lora_eval_train"
+PLAN = ("lora_rank", "learning_rate", "epochs", "max_steps", "batch_size", "save_steps")
+"""Settings whose values are shown while all are folded away."""
 
 
 def make(desk: Desk) -> gr.Blocks:
@@ -73,6 +75,7 @@ def _choices(desk: Desk) -> dict[str, Any]:
         )
         label, info = text.LOW_VRAM
         top["low_vram"] = gr.Checkbox(False, label=label, info=info, min_width=150, elem_id=f"{ELEMENT}_low_vram")
+    top["plan"] = html(render.plan(desk.template("style", False)), elem_id=f"{ELEMENT}_plan")
     return top
 
 
@@ -112,6 +115,8 @@ def _results() -> dict[str, Any]:
     with gr.Row():
         for key, words in (("captions", text.SAVE_CAPTIONS), ("prepend", text.ADD_TRIGGER)):
             shown[key] = gr.Button(words, size="sm", visible=False, elem_id=f"{ELEMENT}_{key}")
+    # the page's script clicks this one for the picture that a person sets aside
+    shown["aside"] = gr.Button("aside", elem_id=f"{ELEMENT}_aside", elem_classes=page.HIDDEN)
     shown["saved"] = html(visible=False, elem_id=f"{ELEMENT}_saved")
     shown["check"] = html(visible=False, elem_id=f"{ELEMENT}_checked")
     return {**shown, **page.make_requests(ELEMENT)}
@@ -124,6 +129,14 @@ def _wire_template(desk: Desk, top: dict[str, Any], controls: dict[str, Any]) ->
     def fill(kind: str, low_vram: bool) -> list[Any]:
         return form.show_values(form.NAMES, desk.template(kind, low_vram))
 
+    def plan(*values: Any) -> str:
+        try:
+            return render.plan(form.read_values(PLAN, values))
+        except LoraEvalError:
+            return ""
+
+    for name in PLAN:
+        listen(controls[name].change, plan, [controls[name] for name in PLAN], [top["plan"]], quiet=True)
     outputs = [controls[name] for name in form.NAMES]
     for control in (top["kind"], top["low_vram"]):
         # by the user alone: a config taken over sets the kind too and must not be overwritten
@@ -173,6 +186,16 @@ def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown
         values = {str(name): str(caption) for name, caption in json.loads(captions or "{}").items()}
         return changed(lambda: desk.save_captions(folder, table, values), (folder, table, trigger, resolution))
 
+    def aside(order: str, folder: str, table: str, trigger: str, resolution: str) -> list[Update]:
+        about = (folder, table, trigger, resolution)
+        asked = json.loads(order or "{}")
+        try:
+            desk.save_captions(folder, table, {str(key): str(value) for key, value in asked["captions"].items()})
+            moved = desk.set_aside(folder, table, str(asked["name"]))
+        except LoraEvalError as error:
+            return [keep(), keep(), keep(), section(render.message(str(error)))]
+        return look(*about, said=render.good(text.WORDS["aside_done"], moved))
+
     def prepend(folder: str, table: str, trigger: str, resolution: str) -> list[Update]:
         return changed(lambda: desk.add_trigger(folder, table, trigger), (folder, table, trigger, resolution))
 
@@ -182,6 +205,8 @@ def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown
     # the page's captions take the place of the first input, which only has to hold a text
     instead = "(_, folder, table, trigger, size) => [loraEval.captions(), folder, table, trigger, size]"
     listen(shown["captions"].click, save, [top["name"], *inputs], outputs, js=instead)
+    instead = "(_, folder, table, trigger, size) => [loraEval.asideOrder(), folder, table, trigger, size]"
+    listen(shown["aside"].click, aside, [top["name"], *inputs], outputs, js=instead)
     listen(shown["prepend"].click, prepend, inputs, outputs)
     listen(shown["score"].click, None, [], [], js="() => { loraEval.scoreRun(); return []; }")
 

@@ -58,6 +58,9 @@ def test_a_template_fills_the_settings(served: Any, open_page: Callable[..., Any
     assert page.input_value(rank) == "8"
     hand.click("#lora_eval_train_low_vram input")
     page.wait_for_function("document.querySelector('#lora_eval_train_lora_rank input').value === '4'")
+    page.wait_for_function(
+        "document.querySelector('#lora_eval_train_plan').innerText.replace(/\\s+/g, ' ').includes('Rank 4')"
+    )
 
 
 @pytest.mark.parametrize("width", [390, 760])

@@ -20,6 +20,8 @@ def test_first_training_and_first_scorecard(
     server = serve()
     page = open_page(server)
     hand = Hand(page)
+    # what the folded settings are set to
+    assert "Epochs 12" in " ".join(page.inner_text("#lora_eval_train_plan").split())
     hand.train(server.root / "pictures", "garden")
     page.wait_for_selector(ACTIVE)
     status(page, "train", "finished")
@@ -78,6 +80,15 @@ def test_the_dataset_is_checked_and_mended_in_place(serve: Callable[..., Any], o
         "document.querySelector('#lora_eval_train_checked textarea').value.startsWith('sks, a pond')"
     )
     assert (server.root / "pictures" / "p00.txt").read_text() == "sks, a pond\n"
+    # set aside: the picture goes with its caption, a caption changed meanwhile is kept
+    page.locator("#lora_eval_train_checked textarea").nth(1).fill("sks, a lake")
+    hand.click("#lora_eval_train_checked [data-le-aside]")
+    page.wait_for_function(
+        "document.querySelectorAll('#lora_eval_train_checked .lora-eval-pictures img').length === 11"
+    )
+    aside = server.root / "pictures-set-aside"
+    assert sorted(path.name for path in aside.iterdir()) == ["p00.png", "p00.txt"]
+    assert (server.root / "pictures" / "p01.txt").read_text() == "sks, a lake\n"
 
 
 def test_a_running_job_outlives_its_page(

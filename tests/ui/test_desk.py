@@ -99,6 +99,29 @@ def test_a_caption_of_a_picture_that_is_gone_changes_nothing(desk: Desk, tmp_pat
     assert not (tmp_path / "a.txt").exists()
 
 
+def test_a_picture_set_aside_goes_with_its_captions_and_nothing_is_lost(desk: Desk, tmp_path: Path) -> None:
+    beside, table = tmp_path / "beside", tmp_path / "table"
+    for folder in (beside, table):
+        put(folder / "10_dog" / "a.png", b"picture a")
+        put(folder / "10_dog" / "b.png", b"picture b")
+    put(beside / "10_dog" / "a.txt", "a dog\n")
+    put(table / "metadata.csv", "file_name,prompt\n10_dog/a.png,a dog\n10_dog/b.png,a cat\n")
+    for folder in (beside, table):
+        moved = desk.set_aside(str(folder), None, "10_dog/a.png")
+        assert moved == folder.with_name(f"{folder.name}-set-aside") / "10_dog" / "a.png"
+        assert moved.read_bytes() == b"picture a" and not (folder / "10_dog" / "a.png").exists()
+    assert (tmp_path / "beside-set-aside" / "10_dog" / "a.txt").read_text() == "a dog\n"
+    assert (table / "metadata.csv").read_text().splitlines()[1:] == ["10_dog/b.png,a cat,10"]
+    with pytest.raises(DatasetError, match="any more"):
+        desk.set_aside(str(beside), None, "10_dog/a.png")
+    with pytest.raises(DatasetError, match="last picture"):
+        desk.set_aside(str(beside), None, "10_dog/b.png")
+    put(beside / "10_dog" / "a.png", b"another")
+    with pytest.raises(DatasetError, match="there already"):
+        desk.set_aside(str(beside), None, "10_dog/a.png")
+    assert (beside / "10_dog" / "a.png").read_bytes() == b"another"
+
+
 def test_training_without_pictures_is_refused_before_it_waits(desk: Desk, tmp_path: Path) -> None:
     for folder in ("", str(tmp_path / "nowhere")):
         with pytest.raises(ConfigError, match="folder"):
@@ -131,6 +154,21 @@ def test_the_running_job_is_shown_before_the_last_run_on_disk(desk: Desk, folder
     desk.queue.wait(id, 20)
     assert desk.waiting() == []
     assert desk.training().waiting == 0, "who waits now does not wait for this training"
+
+
+def test_a_job_taken_out_of_the_queue_does_not_hide_the_one_that_ran(desk: Desk, folders: Folders) -> None:
+    release = threading.Event()
+
+    def run(handle: Handle) -> dict[str, Any]:
+        release.wait(20)
+        return {"folder": str(folders.output_folder / "first")}
+
+    first, second = (desk.queue.submit("train", name, run) for name in ("first", "second"))
+    assert desk.interrupt(second)
+    release.set()
+    desk.queue.wait(first, 20)
+    view = desk.training()
+    assert view.job is not None and view.job.id == first and view.folder == folders.output_folder / "first"
 
 
 def test_the_stamp_changes_with_the_history(desk: Desk, folders: Folders) -> None:
