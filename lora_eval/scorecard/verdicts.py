@@ -115,7 +115,7 @@ def describe(
         reason = f"at weight {shown.weight:g}, where the concept shows: {reason}"
     if worse and verdict == "good":
         verdict = "weak"
-    if name == "fidelity" and free is not None and free != where and verdict != "good":
+    if name == "fidelity" and free is not None and free != where and verdict != "good" and not worse:
         there = find(rows, free, name, "score")
         if there is not None and there.value is not None and there.value >= good:
             verdict = "good"
