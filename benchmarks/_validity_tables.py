@@ -238,6 +238,17 @@ def markdown(results: list[Result], command: str) -> str:
             [_truth_row(results, kind) for kind in KINDS if of_kind(results, kind)],
         ),
     ]  # fmt: skip
+    read = [(r["settings"]["kind"], r["curve"]) for r in results if r.get("curve")]
+    if read:
+        right = sum(
+            (state == "still falling") == (kind == "undertrained") for kind, state in read if kind != "memorised"
+        )
+        known = sum(kind != "memorised" for kind, _ in read)
+        states = sorted({state for kind, state in read if kind == "memorised"})
+        parts.append(
+            f"Loss histories: the undertrained are read as still falling, and no others but the memorised, in {right} "
+            f"of {known}" + (f"; memorised ones read {', '.join(states)}." if states else ".")
+        )
     tried = [a for r in results if "same" in (a := r.get("adaptive", {}))]
     if tried:
         same, tied = (sum(a[k] for a in tried) for k in ("same", "tied"))

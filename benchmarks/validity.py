@@ -190,6 +190,7 @@ def _answer(card: Scorecard) -> dict[str, Any]:
         "weight": card.weight,
         "gates": card.gates,
         "advice": [{"dimension": a.dimension, "seen": a.seen, "change": a.change} for a in card.advice],
+        "curve": (card.dimensions["curve"].evidence.get("curve") or {}).get("whole_run"),
         "dimensions": {
             name: {"score": d.score, "verdict": d.verdict, "reason": d.reason} for name, d in card.dimensions.items()
         },

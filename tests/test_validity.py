@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 pytest.importorskip("diffusers")
 
 from benchmarks import _planted as planted
+from benchmarks import _validity_adaptive as adaptive
 from benchmarks import _validity_tables as tables
 from benchmarks import validity
 from lora_eval.files import read_json
+from lora_eval.scorecard.adaptive import with_budget
 from lora_eval.scorecard.data import DIMENSIONS
+from lora_eval.scorecard.suites import load_suite
+from tests.scorecard.synthetic_run import make_run
+from tests.scorecard.test_adaptive import plan_of
 from tools.tiny_world.drawings import SHAPES, SUBJECTS
 
 scores = st.lists(st.integers(0, 5), min_size=1, max_size=8)
@@ -66,6 +71,28 @@ def test_a_flag_harmed_or_own_is_not_foreign() -> None:
     # memorised harms alignment by itself, and noisy captions are alignment's own fault
     assert rates["alignment"] == (0, 0)
     assert rates["generalisation"] == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "change"),
+    [
+        ("fidelity", {"core": 0.5}),
+        ("consistency", {"disagree": 0.5}),
+        ("consistency", {"plain_style": 0.5}),
+        ("generalisation", {"leak": 0.5}),
+        ("generalisation", {"challenge": 0.5}),
+        ("alignment", {"attributes": 0.5}),
+        ("strength", {"attributes": 0.5}),
+        ("curve", {"accuracy": 0.5}),
+    ],
+)
+def test_what_the_reader_sees_harmed_is_no_foreign_flag(dimension: str, change: dict[str, float]) -> None:
+    sound, hurt = result("leaking" if dimension == "consistency" else "mixed"), result("mixed")
+    for entry in hurt["truth"]:
+        if entry["checkpoint"]:
+            entry.update(change)
+    assert not tables.harmed(sound, dimension)
+    assert tables.harmed(hurt, dimension)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +166,31 @@ def test_prompts_are_read_as_they_are_written() -> None:
         "colour": "yellow", "texture": "dotted", "position": "right", "background": "pink",
     }  # fmt: skip
     assert validity.asked_for("a plain red star in the center, cyan background")["shape"] == "star"
+
+
+def test_the_fresh_suite_asks_for_what_the_tiny_suite_asks_for(tmp_path: Path) -> None:
+    path = tmp_path / "fresh.yaml"
+    path.write_text(validity.fresh_suite(7, 32), encoding="utf-8")
+    prompts = load_suite(path, trigger="zorp", class_word="shape")
+    assert path.read_text(encoding="utf-8") == validity.fresh_suite(7, 32) != validity.fresh_suite(8, 32)
+    roles = [p.role for p in prompts]
+    assert all(roles.count(r) == 8 for r in ("plain", "fidelity", "composition", "challenge"))
+    assert roles.count("unrelated") == 4
+    for prompt in prompts:
+        assert ("zorp" in prompt.text) == (prompt.role != "unrelated")
+        asked = validity.asked_for(prompt.text)
+        assert {"colour", "background"} <= set(asked)
+        assert ("shape" in asked) == (prompt.role == "unrelated")
+        assert len(prompt.elements) == (4 if prompt.role in ("composition", "challenge") else 0)
+
+
+def test_a_part_of_a_run_keeps_what_its_plan_drew_and_nothing_else() -> None:
+    data = make_run(seeds=4, checkpoints={"zorp-100": (100, 0.5), "zorp-300": (300, 1.0)})
+    full = plan_of(data)
+    drawn = with_budget(full, len(full) // 2)
+    part = adaptive.part_of(data, drawn)
+    assert len(part.cells) == len(drawn) == len(part.features) < len(data.cells)
+    assert set(part.cells["seed"]) == {1, 2} and (part.cells["weight"] == 0).any()
 
 
 # -- the bench ----------------------------------------------------------------------------------
