@@ -304,14 +304,16 @@ def _read_header(path: Path) -> dict[str, Any]:
             start = file.read(8)
             if size == 0:
                 raise LoraFileError(f"{path} is empty (0 bytes); copy or save it again")
-            _refuse_pickle(start, path)
             length = int.from_bytes(start, "little")
+            raw = file.read(min(length, _LARGEST_HEADER))
+            # by its bytes alone a header of 0x..80 bytes starts like a pickle: only what is none of ours is looked at
+            if not raw.startswith(b"{"):
+                _refuse_pickle(start, path)
             if size < 8 or length > min(size - 8, _LARGEST_HEADER):
                 raise LoraFileError(
                     f"{path} is truncated or not safetensors: its header should have {length} bytes, "
                     f"the file has {size}; copy or save it again"
                 )
-            raw = file.read(length)
     except FileNotFoundError:
         raise LoraFileError(f"{path} is missing; check the name") from None
     except OSError as error:

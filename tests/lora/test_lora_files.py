@@ -401,3 +401,16 @@ def test_metadata_values_become_text(tmp_path: Path) -> None:
 def test_callers_mistakes(tmp_path: Path, name: str, dtype: str | None) -> None:
     with pytest.raises(ValueError, match=r"\.safetensors|fp8"):
         save_lora(tmp_path / name, pair(), {}, dtype=dtype)
+
+
+@pytest.mark.parametrize("length", [0x480, 0x4B50])
+def test_a_header_whose_length_starts_like_a_pickle_is_no_pickle(tmp_path: Path, length: int) -> None:
+    """A safetensors file begins with the length of its header: 0x80 (a pickle) in one of 32, seldom "PK" (a zip)."""
+    tensors = {"lora_unet_a.lora_down.weight": torch.randn(2, 4), "lora_unet_a.lora_up.weight": torch.randn(3, 2)}
+    plain = int.from_bytes(safetensors.torch.save(tensors, {"note": ""})[:8], "little")
+    note = "x" * (length - plain)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors.torch.save(tensors, {"note": note}))
+    assert path.read_bytes()[:2] in (b"\x80\x04", b"PK")
+    assert inspect_lora(path).metadata["note"] == note
+    assert load_lora(path).rank == 2
