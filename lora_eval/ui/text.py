@@ -74,7 +74,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "Prompts to leave alone",
             "one a line, kept as the base model draws them; empty: the captions without the trigger",
         ),
-        "hard_negative_weight": ("Weight of hard negatives", "how much they count; 0: off"),
+        "hard_negative_weight": ("Weight of hard negatives", "how much they count; 0.3 is usual; 0: off"),
         "hard_negative_start": ("Hard negatives from", "share of the run after which they begin"),
     },
     "Validation and early stop": {
