@@ -27,7 +27,7 @@ ENGLISH = "en"
 FOLDER = Path(__file__).resolve().parent / "assets" / "languages"
 _HOLE = re.compile(r"\{(\d+)\}")
 # what a character costs in a hole, outside of every template, and what each further template costs
-_IN_HOLE, _OUTSIDE, _TEMPLATE = 1.0, 1.5, 0.5
+_IN_HOLE, _OUTSIDE, _TEMPLATE = 1.0, 4.0, 0.5
 _language: ContextVar[str] = ContextVar("lora_eval_language", default=ENGLISH)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import string
@@ -16,8 +17,12 @@ from lora_eval.errors import ConfigError
 from lora_eval.language import FOLDER, said, speak, t
 from lora_eval.report import words
 from lora_eval.report.cells import SCRIPT_WORDS
+from lora_eval.report.page import render
 from lora_eval.scorecard.data import DIMENSIONS
+from lora_eval.scorecard.decide import decide
+from lora_eval.scorecard.measure import measure
 from tests.report.templates import PAGES, ROOT, SENTENCES, in_sentences, translated_calls
+from tests.scorecard.synthetic_run import make_run
 
 LANGUAGES = [name for name in language.names() if name != language.ENGLISH]
 WORDS = {
@@ -32,6 +37,10 @@ TOGETHER = {
     "Not surely better than no LoRA; the best guess is": [],
     "{0} ({1} to {2})": ["({0} to {1})"],
     "not measured: ": ["not measured: {0}"],
+    "{0} at weight {1}, which another dimension forbids; here {2}":
+        [" at weight {0}, which another dimension forbids; here "],
+    "at weight {0}, where the concept shows: {1}": ["at weight {0}, where the concept shows: "],
+    "weakest part: {0} {1}": ["weakest part: "],
     "{0} {1}: ahead of {2}, behind in nothing{3}{4}.": ["Take {0}: ahead of {1}, behind in nothing",
                                                         "Likely {0}: ahead of {1}, behind in nothing",
                                                         "Take {0}: ahead of {1} in {2}, behind in nothing",
@@ -156,6 +165,44 @@ def test_names_and_numbers_come_through_unchanged(name: str, weight: float) -> N
         return
     with speak("zh_CN"):
         assert said(f"Use {name} at weight {weight:.3f}.") == f"使用 {name},权重 {weight:.3f}。"
+
+
+NOT_WORDS = re.compile(
+    "|".join(
+        (
+            r"<lora:[^>]*>|[\w-]+(\.\w+)*\.(png|csv|json|html)|\bthumbs\b|prompt \d+|foil \d+|[a-z]+-\d{3}",
+            r"(plain|fidelity|challenge|composition|negative|unrelated)-\d+",
+            r"LoRA|CLIP-[IT]|CLIP|SSIM|Holm|DINOv2|lora-eval|--data|TensorBoard|NaN|alpha|dino",
+        )
+    )
+)
+FAULTS = ("good", "collapse", "copies", "leak", "narrow", "misaligned", "fried", "no effect", "wrong concept",
+          "undertrained", "mixed", "inconsistent", "drift")  # fmt: skip
+SMALLER = ({}, {"references": 0, "training": 0}, {"seeds": 1}, {"weights": (0.0, 1.0)}, {"roles": ("plain",)},
+           {"checkpoints": {"fox-100": (100, 0.5), "fox-200": (200, 1.0), "fox-300": (300, 1.0)}})  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_report_in_another_language_leaves_no_english_behind(fault: str, tmp_path: Path) -> None:
+    """Runs with every fault and everything missing that can be: what is left are names, files and abbreviations."""
+    left = set()
+    for changes in SMALLER:
+        if fault == "copies" and "training" in changes:
+            continue
+        data = make_run(fault, **changes)  # type: ignore[arg-type]
+        texts = [data.prompts[name].text for name in data.cells["prompt_id"]]
+        data.cells = data.cells.assign(prompt=texts, negative_prompt="", width=64)
+        measurement = measure(data, resamples=50)
+        card = decide(data, measurement)
+        with speak("zh_CN"):
+            page = render(data, measurement, card, tmp_path)
+        assert '<html lang="zh-CN">' in page
+        page = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.S)
+        for text in re.findall(r'>([^<>]+)<|(?:title|aria-label|alt)="([^"]*)"', page):
+            shown = html.unescape("".join(text))
+            if re.search(r"[A-Za-z]{2,}", NOT_WORDS.sub("", shown)):
+                left.add(shown)
+    assert left == set()
 
 
 def test_an_unknown_language_is_an_error_that_names_those_there_are() -> None:

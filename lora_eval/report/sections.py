@@ -291,7 +291,8 @@ def elements(report: Report) -> str:
     rows = []
     for item in report.dimension("alignment").evidence.get("elements") or []:
         with_lora, without = _share(item, "won", "of"), _share(item, "weight_0_won", "weight_0_of")
-        rows.append([item.get("prompt", ""), item.get("element", ""), with_lora, without, _share(item, "chance", "")])
+        name = t(str(item.get("element", "")))
+        rows.append([item.get("prompt", ""), name, with_lora, without, _share(item, "chance", "")])
     if not rows:
         return ""
     lead = t("Pictures whose caption as asked beats every foil (one thing swapped). Place and number are read weakly.")
