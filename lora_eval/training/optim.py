@@ -52,6 +52,9 @@ def make_optimizer(config: TrainConfig, parameters: Sequence[torch.nn.Parameter]
 def pack_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], str]:
     """The optimiser's state as tensors by name and a JSON text for the rest, without pickle.
 
+    Tensors may lie deeper (bitsandbytes keeps its quantised moments in a dictionary of their own) or among the groups'
+    settings (Prodigy); the text then says which one belongs there.
+
     Raises:
         RunError: the optimiser keeps something that is neither tensor, number nor text.
     """
@@ -63,18 +66,45 @@ def pack_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().clone().contiguous()
             else:
-                plain.setdefault(str(index), {})[name] = value
+                plain.setdefault(str(index), {})[name] = _without_tensors(value, f"{index}.{name}", tensors)
+    groups = _without_tensors(state["param_groups"], "groups", tensors)
     try:
-        return tensors, json.dumps({"plain": plain, "groups": state["param_groups"]})
+        return tensors, json.dumps({"plain": plain, "groups": groups})
     except TypeError as error:
         raise RunError(
             f"the state of {type(optimizer).__name__} cannot be saved ({error}); use adamw to resume"
         ) from None
 
 
+_TENSOR, _DEEPER = "$tensor", "deeper."
+
+
+def _without_tensors(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """``value`` with each tensor put into ``tensors`` and its name left in its place."""
+    if isinstance(value, torch.Tensor):
+        tensors[_DEEPER + name] = value.detach().cpu().clone().contiguous()
+        return {_TENSOR: _DEEPER + name}
+    if isinstance(value, dict):
+        return {str(key): _without_tensors(one, f"{name}.{key}", tensors) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_tensors(one, f"{name}.{number}", tensors) for number, one in enumerate(value)]
+    return value
+
+
+def _with_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, dict):
+        if list(value) == [_TENSOR]:
+            return tensors[value[_TENSOR]]
+        return {key: _with_tensors(one, tensors) for key, one in value.items()}
+    return [_with_tensors(one, tensors) for one in value] if isinstance(value, list) else value
+
+
 def unpack_state(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], text: str) -> None:
     """Put back what :func:`pack_state` gave. Raises RunError when it does not fit."""
-    stored = json.loads(text)
+    try:
+        stored = _with_tensors(json.loads(text), tensors)
+    except KeyError as error:
+        raise RunError(f"the saved optimiser state lacks {error}; start a new run") from None
     state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in stored["plain"].items()}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -123,3 +153,18 @@ class Ema:
             kept = parameter.detach().clone()
             parameter.copy_(mean)
             mean.copy_(kept)
+
+
+class Averaged:
+    """The EMA's weights in place of the trained ones, for looking and saving; nothing without an EMA."""
+
+    def __init__(self, ema: Ema | None) -> None:
+        self._ema = ema
+
+    def __enter__(self) -> None:
+        if self._ema is not None:
+            self._ema.swap()
+
+    def __exit__(self, *error: object) -> None:
+        if self._ema is not None:
+            self._ema.swap()
