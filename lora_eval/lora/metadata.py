@@ -44,7 +44,9 @@ class TrainingFacts:
         family, prediction: as in ``host.protocol``.
         title: for people; the output name when empty.
         preset: target preset; blocks: the selection, in the words of the configuration.
-        base_model, base_model_sha256: name and SHA-256 (hex) of the checkpoint trained on.
+        base_model, base_model_sha256: name and SHA-256 (hex) of the checkpoint trained on; base_model_legacy: the
+            WebUI's old hash of it (:func:`legacy_hash`).
+        reg_dataset_dirs, num_reg_images: regularisation pictures, repeats counted.
         dataset_dirs: folder name -> {"img_count", "n_repeats"}.
         tag_frequency: folder name -> {tag: count}.
         buckets: ["64x64", pictures] pairs as a dict, "WIDTHxHEIGHT" -> number of pictures.
@@ -74,13 +76,17 @@ class TrainingFacts:
     comment: str = ""
     base_model: str = ""
     base_model_sha256: str = ""
+    base_model_legacy: str = ""
     clip_skip: int | None = None
     dataset_dirs: dict[str, dict[str, int]] = field(default_factory=dict)
+    reg_dataset_dirs: dict[str, dict[str, int]] = field(default_factory=dict)
     tag_frequency: dict[str, dict[str, int]] = field(default_factory=dict)
     buckets: dict[str, int] = field(default_factory=dict)
     resolution: tuple[int, int] | None = None
     num_train_images: int | None = None
     num_validation_images: int | None = None
+    num_reg_images: int | None = None
+    num_batches_per_epoch: int | None = None
     batch_size: int | None = None
     gradient_accumulation_steps: int | None = None
     gradient_checkpointing: bool | None = None
@@ -96,6 +102,14 @@ class TrainingFacts:
     max_grad_norm: float | None = None
     min_snr_gamma: float | None = None
     caption_dropout: float | None = None
+    tag_dropout: float | None = None
+    shuffle_caption: bool | None = None
+    keep_tokens: int | None = None
+    flip: bool | None = None
+    random_crop: bool | None = None
+    no_upscale: bool | None = None
+    noise_offset: float | None = None
+    prior_loss_weight: float | None = None
     mixed_precision: str = ""
     seed: int | None = None
     session_id: int | None = None
@@ -117,12 +131,16 @@ _KEYS = {
     "comment": "ss_training_comment",
     "base_model": "ss_sd_model_name",
     "base_model_sha256": "ss_new_sd_model_hash",
+    "base_model_legacy": "ss_sd_model_hash",
     "clip_skip": "ss_clip_skip",
     "dataset_dirs": "ss_dataset_dirs",
+    "reg_dataset_dirs": "ss_reg_dataset_dirs",
     "tag_frequency": "ss_tag_frequency",
     "num_train_images": "ss_num_train_images",
     "num_validation_images": "ss_num_validation_images",
-    "batch_size": "ss_total_batch_size",
+    "num_reg_images": "ss_num_reg_images",
+    "num_batches_per_epoch": "ss_num_batches_per_epoch",
+    "batch_size": "ss_batch_size_per_device",
     "gradient_accumulation_steps": "ss_gradient_accumulation_steps",
     "gradient_checkpointing": "ss_gradient_checkpointing",
     "cache_latents": "ss_cache_latents",
@@ -137,6 +155,14 @@ _KEYS = {
     "max_grad_norm": "ss_max_grad_norm",
     "min_snr_gamma": "ss_min_snr_gamma",
     "caption_dropout": "ss_caption_dropout_rate",
+    "tag_dropout": "ss_caption_tag_dropout_rate",
+    "shuffle_caption": "ss_shuffle_caption",
+    "keep_tokens": "ss_keep_tokens",
+    "flip": "ss_flip_aug",
+    "random_crop": "ss_random_crop",
+    "no_upscale": "ss_bucket_no_upscale",
+    "noise_offset": "ss_noise_offset",
+    "prior_loss_weight": "ss_prior_loss_weight",
     "mixed_precision": "ss_mixed_precision",
     "seed": "ss_seed",
     "session_id": "ss_session_id",
@@ -195,7 +221,10 @@ def build_metadata(facts: TrainingFacts) -> dict[str, str]:
     }
     if facts.learning_rate is not None:
         metadata["ss_unet_lr"] = str(facts.learning_rate)
+    if facts.batch_size is not None:
+        metadata["ss_total_batch_size"] = str(facts.batch_size * (facts.gradient_accumulation_steps or 1))
     if facts.buckets:
+        metadata["ss_enable_bucket"] = "True"
         rows = {
             str(i): {"resolution": [int(side) for side in name.split("x")], "count": count}
             for i, (name, count) in enumerate(facts.buckets.items())

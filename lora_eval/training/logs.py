@@ -203,7 +203,8 @@ def _from_events(paths: list[Path]) -> LossHistory:
         (t for t in sorted(scalars) if "loss" in t.lower() and "val" not in t.lower() and "diverg" not in t.lower()),
         None,
     )
-    val_tag = next((tag for tag in VALIDATION_TAGS if tag in scalars), None)
+    # kohya may log both by step and by epoch: the finer one says more
+    val_tag = max((tag for tag in VALIDATION_TAGS if tag in scalars), key=lambda tag: len(scalars[tag]), default=None)
     if train_tag is None and val_tag is None:
         tags = ", ".join(sorted(scalars)[:6])
         raise RunError(f"{paths[0].parent} logs no loss (tags: {tags or 'none'}); name the log folder of the training")

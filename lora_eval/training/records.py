@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,10 @@ import torch
 
 import lora_eval
 from lora_eval.dataset.captions import tag_frequency
+from lora_eval.dataset.folder import Item
 from lora_eval.files import write_json
 from lora_eval.host.protocol import BorrowedModel, Host, ModelInfo
-from lora_eval.lora.metadata import TrainingFacts, build_metadata
+from lora_eval.lora.metadata import TrainingFacts, build_metadata, legacy_hash
 from lora_eval.training.config import TrainConfig, to_dict
 from lora_eval.training.prepare import Material
 from lora_eval.training.run import RunPaths
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What stays the same over a run and is worth writing down. ``started`` is in seconds since 1970."""
+    """What stays the same over a run and is worth writing down.
+
+    ``batches`` is that of an epoch; ``started`` is in seconds since 1970.
+    """
 
     config: TrainConfig
     paths: RunPaths
@@ -33,6 +38,7 @@ class RunFacts:
     borrowed: BorrowedModel
     material: Material
     total: int
+    batches: int
     started: float
 
 
@@ -40,11 +46,9 @@ def checkpoint_metadata(run: RunFacts, output_name: str, step: int, epoch: int) 
     """Metadata of one checkpoint. Folder names only, no paths: LoRAs are shared with strangers."""
     config, material, info, borrowed = run.config, run.material, run.info, run.borrowed
     items = [picture.item for picture in material.concept]
-    folders: dict[str, dict[str, int]] = {}
+    regular = [picture.item for picture in material.training if picture.item.regular]
     buckets: dict[str, int] = {}
     for picture in material.concept:
-        entry = folders.setdefault(picture.item.path.parent.name, {"n_repeats": picture.item.repeats, "img_count": 0})
-        entry["img_count"] += 1
         size = f"{picture.bucket[0]}x{picture.bucket[1]}"
         buckets[size] = buckets.get(size, 0) + picture.item.repeats
     optimizer = "torch.optim.AdamW" if config.optimizer == "adamw" else config.optimizer
@@ -62,12 +66,16 @@ def checkpoint_metadata(run: RunFacts, output_name: str, step: int, epoch: int) 
         blocks=",".join(config.blocks),
         base_model=info.path.name if info.path is not None else info.name,
         base_model_sha256=info.sha256,
-        dataset_dirs=folders,
+        base_model_legacy=legacy_hash(info.path) if info.path is not None and info.path.is_file() else "",
+        dataset_dirs=_folders(items),
+        reg_dataset_dirs=_folders(regular),
         tag_frequency=tag_frequency(items),
         buckets=dict(sorted(buckets.items())),
         resolution=material.resolution,
         num_train_images=sum(item.repeats for item in items),
         num_validation_images=len(material.held_out),
+        num_reg_images=sum(item.repeats for item in regular),
+        num_batches_per_epoch=run.batches,
         batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
         gradient_checkpointing=config.gradient_checkpointing,
@@ -83,6 +91,14 @@ def checkpoint_metadata(run: RunFacts, output_name: str, step: int, epoch: int) 
         max_grad_norm=config.max_grad_norm,
         min_snr_gamma=config.min_snr_gamma,
         caption_dropout=config.caption_dropout,
+        tag_dropout=config.tag_dropout,
+        shuffle_caption=config.shuffle_caption,
+        keep_tokens=config.keep_tokens,
+        flip=config.flip,
+        random_crop=config.random_crop,
+        no_upscale=config.no_upscale,
+        noise_offset=config.noise_offset,
+        prior_loss_weight=config.prior_loss_weight,
         mixed_precision=config.mixed_precision,
         seed=config.seed,
         session_id=int(run.started * 1000) % 2**32,
@@ -95,6 +111,15 @@ def checkpoint_metadata(run: RunFacts, output_name: str, step: int, epoch: int) 
         history=run.paths.history.name,
     )
     return {**build_metadata(facts), "lora_eval_run": run.paths.folder.name, "lora_eval_host": run.host.info().name}
+
+
+def _folders(items: Sequence[Item]) -> dict[str, dict[str, int]]:
+    """Pictures and repeats by folder name, as kohya's metadata has them."""
+    folders: dict[str, dict[str, int]] = {}
+    for item in items:
+        entry = folders.setdefault(item.path.parent.name, {"n_repeats": item.repeats, "img_count": 0})
+        entry["img_count"] += 1
+    return folders
 
 
 def write_record(run: RunFacts, result: TrainResult) -> None:

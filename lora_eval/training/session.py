@@ -1,51 +1,37 @@
-"""One training job on a borrowed model: setting up, the loop, checkpoints, endings."""
+"""One training job on a borrowed model: setting up, and the loop."""
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from pathlib import Path
 
 import torch
 
 from lora_eval.dataset.images import open_picture
-from lora_eval.errors import Interrupted, LoraFileError, RunError
-from lora_eval.files import atomic_path
+from lora_eval.errors import Interrupted, RunError
 from lora_eval.host.protocol import BorrowedModel, Host, Job, ModelInfo
-from lora_eval.log import logger
-from lora_eval.lora.files import save_lora
 from lora_eval.lora.layers import LoraNetwork
 from lora_eval.training.config import TrainConfig, save_config
 from lora_eval.training.history import History
+from lora_eval.training.keeping import Keeper
 from lora_eval.training.negatives import negative_prompts
-from lora_eval.training.optim import Ema, make_optimizer
+from lora_eval.training.optim import Averaged, Ema, make_optimizer
 from lora_eval.training.order import Order
 from lora_eval.training.prepare import Material, make_network, prepare
 from lora_eval.training.randomness import undisturbed
-from lora_eval.training.records import RunFacts, checkpoint_metadata, write_record
+from lora_eval.training.records import RunFacts
 from lora_eval.training.result import TrainResult
-from lora_eval.training.resume import Progress, State, check_same, load_state, restore, save_state
+from lora_eval.training.resume import Progress, State, check_same, load_state, restore
 from lora_eval.training.run import RunPaths, check_space, write_references
 from lora_eval.training.samples import class_prompts, draw_samples
 from lora_eval.training.step import Stepper, StepResult, make_scaler, precision
+from lora_eval.training.stopping import Diverged, Early, Stopping
 from lora_eval.training.tensorboard import EventLog
 from lora_eval.training.validation import FixedLoss, FixedResult, TimestepReference, evaluating
 from lora_eval.training.watch import PictureEncoder, SampleWatch
 
-FAR_ABOVE = 3.0
-FAR_STEPS = 20
-SKIPS = 20
 VALIDATIONS = 20
 VALIDATION_SHARE = 0.2
-
-
-class _Diverged(Exception):
-    """The loss or the gradient is not a number, or far above the start for long."""
-
-
-class _Early(Exception):
-    """Validation loss or test pictures have not got better for as long as the config allows."""
 
 
 class Session:
@@ -70,7 +56,6 @@ class Session:
         self.history: History | None = None
         self.events: EventLog | None = None
         self.notes: list[str] = []
-        self.skipped = 0
 
     def close(self) -> None:
         """Take the hooks off and close files, however the job ended."""
@@ -121,9 +106,27 @@ class Session:
             self.history = History(paths.history, resume_at=state.progress.step)
             self.job.resume_from(min(state.progress.step, self.total))
             save_config(config, paths.config)
+        run = RunFacts(
+            config,
+            paths,
+            self.host,
+            self.info,
+            self.borrowed,
+            material,
+            self.total,
+            order.batches_per_epoch,
+            self.started,
+        )
+        self.keeper = Keeper(run, self.network, self.optimizer, self.ema, self.scaler, order, self.progress, self.notes)
+        self.stopping = Stopping(config, self.progress)
         self.events = EventLog(paths.logs, None if state is None else state.progress.step)
         if self.events.note:
             self.notes.append(self.events.note)
+        if config.optimizer == "prodigy" and config.learning_rate < 0.1:
+            self.notes.append(
+                f"prodigy finds the learning rate itself and takes learning_rate {config.learning_rate:g} as a factor; "
+                "1 is usual"
+            )
         if config.early_stop and self.validation is None:
             self.notes.append("early_stop needs held-out pictures (validation_fraction); the run goes to its end")
         self._start_watch(None if state is None else state.progress.step)
@@ -221,41 +224,41 @@ class Session:
                 self.job.check()
                 self._one(stepper)
         except Interrupted:
-            return self._interrupted()
-        except _Diverged as reason:
-            return self._diverged(str(reason))
-        except _Early as reason:
+            return self.keeper.interrupted()
+        except Diverged as reason:
+            return self.keeper.diverged(str(reason))
+        except Early as reason:
             self._picture_advice()
-            return self._finish("early", str(reason))
+            return self.keeper.finished("early", str(reason))
         self._picture_advice()
-        return self._finish("finished", f"{self.total} steps")
+        return self.keeper.finished("finished", f"{self.total} steps")
 
     def _one(self, stepper: Stepper) -> None:
         config, step = self.config, self.progress.step + 1
         result = stepper.update(step)
         try:
-            self._guard(step, result)
-        except _Diverged:
+            self.stopping.update(step, result)
+        except Diverged:
             self._row(step, result, None, None)
             raise
         self.progress.step = step
         held = fixed = None
         if step % self._validation_steps() == 0 or step == self.total:
-            with _Averaged(self.ema):
+            with Averaged(self.ema):
                 fixed = self.training_loss.measure(self.network)
                 held = self.validation.measure(self.network) if self.validation else None
         row = self._row(step, result, held, fixed)
         if config.save_steps and step % config.save_steps == 0 and step < self.total:
-            self._save(self.paths.checkpoint(step), step)
-            self._save_state()
+            self.keeper.checkpoint(step)
         smooth = row["loss_smooth"]
         text = f"step {step}/{self.total}, loss {result.loss:.4f}"
         self.job.advance(1, text if smooth is None else f"{text}, {smooth:.3f} of the start")
         if step % config.sample_steps == 0 or step == self.total:
             self._samples(step)
-            self._picture_patience(step)
+            if self.watch is not None and step < self.total:
+                self.stopping.pictures(step, self.watch.decline())
         if held is not None:
-            self._patience(step, held.mean)
+            self.stopping.validation(step, held.mean)
 
     def _validation_steps(self) -> int:
         """The config's, else about twenty times a run, but at most a fifth of the training's own work."""
@@ -266,40 +269,6 @@ class Session:
         work = 3 * self.config.batch_size * self.config.gradient_accumulation
         affordable = math.ceil(probes / (work * VALIDATION_SHARE))
         return max(1, min(max(round(self.total / VALIDATIONS), affordable), self.total // 5))
-
-    def _guard(self, step: int, result: StepResult) -> None:
-        if not result.applied and math.isfinite(result.loss):
-            self.skipped += 1
-            if self.skipped < SKIPS:
-                return
-            raise _Diverged(f"gradients overflowed in {SKIPS} steps in a row up to step {step}")
-        self.skipped = 0
-        if not result.finite:
-            what = "loss" if not math.isfinite(result.loss) else "gradient"
-            raise _Diverged(f"the {what} is {result.loss if what == 'loss' else result.grad_norm} at step {step}")
-        self.progress.high = self.progress.high + 1 if result.loss_debiased > FAR_ABOVE else 0
-        if self.progress.high >= FAR_STEPS:
-            raise _Diverged(
-                f"the loss is over {FAR_ABOVE:g} times that before training since step {step - FAR_STEPS + 1}"
-            )
-
-    def _patience(self, step: int, loss: float) -> None:
-        best = self.progress.best
-        if best is None or loss < best[1]:
-            self.progress.best, self.progress.stale = (step, loss), 0
-            return
-        self.progress.stale += 1
-        if self.config.early_stop and self.progress.stale >= self.config.early_stop:
-            raise _Early(
-                f"stopped at step {step}: the validation loss has not improved since step {best[0]} "
-                f"({self.progress.stale} validations)"
-            )
-
-    def _picture_patience(self, step: int) -> None:
-        found = self.watch.decline() if self.watch is not None else None
-        limit = self.config.sample_early_stop
-        if found is not None and limit and found.count >= limit and step < self.total:
-            raise _Early(f"stopped at step {step}: {found.line()}")
 
     def _picture_advice(self) -> None:
         found = self.watch.decline() if self.watch is not None else None
@@ -335,103 +304,10 @@ class Session:
     def _samples(self, step: int) -> None:
         if self.config.sample_prompts:
             self.job.say(f"test pictures at step {step}")
-            with _Averaged(self.ema), evaluating(self.network):
+            with Averaged(self.ema), evaluating(self.network):
                 drawn = draw_samples(
                     self.borrowed, self.config, self.material.resolution, self.paths.samples, self.paths.name, step
                 )
             if self.watch is not None and drawn:
                 with undisturbed(), torch.no_grad():
                     self.watch.measure(step, drawn)
-
-    def _save(self, path: Path, step: int) -> None:
-        assert self.network is not None
-        epoch = self.order.batch(max(step * self.config.gradient_accumulation - 1, 0)).epoch + 1
-        metadata = checkpoint_metadata(self._facts(), path.stem, step, epoch)
-        with _Averaged(self.ema):
-            save_lora(path, self.network.state_dict(), metadata, self.config.save_dtype)
-
-    def _facts(self) -> RunFacts:
-        return RunFacts(
-            self.config, self.paths, self.host, self.info, self.borrowed, self.material, self.total, self.started
-        )
-
-    def _save_state(self) -> None:
-        assert self.network is not None
-        scaler = self.scaler.state_dict() or None
-        save_state(self.paths.state, self.progress, self.config, self.network, self.optimizer, self.ema, scaler)
-
-    # -- endings -----------------------------------------------------------------------------------
-
-    def _result(self, lora: Path, stopped: str, message: str, published: Path | None = None) -> TrainResult:
-        checkpoints = self.paths.checkpoints()
-        finished = self.paths.finished_step()
-        if finished is not None:
-            checkpoints = sorted([*checkpoints, (finished, self.paths.final)])
-        result = TrainResult(
-            self.paths.folder,
-            lora,
-            checkpoints,
-            self.paths.history,
-            stopped,
-            message,
-            self.progress.step,
-            self.total,
-            published,
-            self.progress.best,
-            self.notes,
-        )
-        write_record(self._facts(), result)
-        logger.info("%s: %s (%s)", self.paths.name, stopped, message)
-        return result
-
-    def _interrupted(self) -> TrainResult:
-        step = self.progress.step
-        if step == 0:
-            raise Interrupted(f"Training {self.paths.name}: stopped before the first step")
-        path = self.paths.checkpoint(step)
-        self._save(path, step)
-        self._save_state()
-        return self._result(path, "interrupted", f"stopped at step {step} of {self.total}; resume goes on from there")
-
-    def _diverged(self, reason: str) -> TrainResult:
-        kept = self.paths.checkpoints()
-        mend = "lower learning_rate (a tenth is a good start) or add warmup_steps"
-        if not kept:
-            raise RunError(f"training diverged: {reason}; nothing was saved before, {mend}")
-        step, path = kept[-1]
-        return self._result(
-            path, "diverged", f"training diverged: {reason}; the checkpoint of step {step} is kept; {mend}"
-        )
-
-    def _finish(self, stopped: str, message: str) -> TrainResult:
-        step = self.progress.step
-        # a finished run that was made longer: both WebUIs remember LoRAs by name, so the name is not given again
-        earlier = self.paths.finished_step()
-        final = self.paths.final if earlier in (None, step) else self.paths.checkpoint(step)
-        try:
-            self._save(final, step)
-        except LoraFileError as error:
-            # finite in fp32, too large for the file's dtype
-            return self._diverged(str(error))
-        self._save_state()
-        published = None
-        if self.config.publish and self.host.lora_folder.resolve() != self.paths.folder.resolve():
-            published = self.host.lora_folder / final.name
-            with atomic_path(published) as temporary:
-                shutil.copyfile(final, temporary)
-        return self._result(final, stopped, message, published)
-
-
-class _Averaged:
-    """The EMA's weights in place of the trained ones, for looking and saving; nothing without an EMA."""
-
-    def __init__(self, ema: Ema | None) -> None:
-        self._ema = ema
-
-    def __enter__(self) -> None:
-        if self._ema is not None:
-            self._ema.swap()
-
-    def __exit__(self, *error: object) -> None:
-        if self._ema is not None:
-            self._ema.swap()

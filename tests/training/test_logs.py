@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_eval.errors import RunError
+from lora_eval.training.curve import diagnose
 from lora_eval.training.events import _masked_crc, read_scalars
 from lora_eval.training.logs import read_history
 
@@ -208,3 +209,53 @@ def test_missing_and_empty_places_say_what_to_name(tmp_path: Path) -> None:
         read_history(tmp_path / "nothing")
     with pytest.raises(RunError, match="no TensorBoard event file"):
         read_history(tmp_path)
+
+
+def kohya_log(path: Path, train: np.ndarray, val: np.ndarray, every: int, epoch: int) -> Path:
+    """The scalars that kohya's ``train_network.py`` writes for a training with validation, by its own tags."""
+    scalars = []
+    for at, loss in enumerate(train, 1):
+        mean = float(np.mean(train[max(0, at - epoch) : at]))
+        scalars += [("loss/current", at, float(loss)), ("loss/average", at, mean)]
+        scalars += [("lr/textencoder", at, 0.0), ("lr/unet", at, 1e-4)]
+        if at % every == 0:
+            value = float(val[at // every - 1])
+            scalars += [
+                ("loss/validation/step_average", at, value),
+                ("loss/validation/step_divergence", at, value - mean),
+            ]
+        if at % epoch == 0:
+            last = float(val[min(at // every, len(val)) - 1])
+            scalars += [
+                ("loss/validation/epoch_average", at, last),
+                ("loss/validation/epoch_divergence", at, last - mean),
+            ]
+            scalars += [("loss/epoch_average", at, mean)]
+    return event_file(path, scalars)
+
+
+def test_kohyas_logs_are_diagnosed(tmp_path: Path) -> None:
+    """A training that converges and one that overfits, told apart by the validation that kohya writes."""
+    rng = np.random.default_rng(0)
+    steps, every, epoch = 1200, 40, 200
+    falling = 0.12 * (0.5 + 0.5 * np.exp(-np.arange(steps) / 80)) * rng.lognormal(0, 0.3, steps)
+    at = np.arange(every, steps + 1, every)
+    level = 0.1 * (0.6 + 0.4 * np.exp(-at / 120))
+    rising = level * (1 + 0.5 * np.clip((at - 500) / 700, 0, None))
+    words = {}
+    for name, val in (("fine", level), ("overfit", rising)):
+        path = tmp_path / name / "network_train" / "events.out.tfevents.1"
+        path.parent.mkdir(parents=True)
+        history = read_history(kohya_log(path, falling, val, every, epoch).parents[1])
+        assert history.source == "TensorBoard loss/current, loss/validation/step_average"
+        assert history.val_step.tolist() == at.tolist() and not history.averaged
+        assert history.lr[0] == pytest.approx(1e-4)
+        words[name] = diagnose(history.step, history.loss, history.val_loss, val_step=history.val_step).state
+    assert words == {"fine": "converged", "overfit": "overfit"}
+
+
+def test_kohyas_validation_by_epoch_is_read_where_there_is_no_other(tmp_path: Path) -> None:
+    scalars = [("loss/current", s, 0.1) for s in range(1, 21)]
+    scalars += [("loss/validation/epoch_average", s, 0.2) for s in (10, 20)]
+    history = read_history(event_file(tmp_path / "events.out.tfevents.6", scalars))
+    assert history.val_step.tolist() == [10, 20]

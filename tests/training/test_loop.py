@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from lora_eval.errors import ConfigError, DatasetError, HostError, Interrupted, LoraEvalError, RunError
 from lora_eval.host.protocol import Job
 from lora_eval.lora.files import load_lora
-from lora_eval.training import session as loop_module
+from lora_eval.training import keeping
 from lora_eval.training.config import TrainConfig, load_config, make_config
 from lora_eval.training.history import COLUMNS, read_rows
 from lora_eval.training.loop import TrainResult, train
@@ -400,7 +400,7 @@ def test_bad_input_is_one_line_before_anything_is_trained(
 def test_a_full_disk_keeps_earlier_checkpoints(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    real, calls = loop_module.save_lora, []
+    real, calls = keeping.save_lora, []
 
     def save(path: Path, *rest: Any) -> Any:
         calls.append(path)
@@ -410,13 +410,13 @@ def test_a_full_disk_keeps_earlier_checkpoints(data: Path, tmp_path: Path, monke
             raise write_error(path, OSError(errno.ENOSPC, "no space"))
         return real(path, *rest)
 
-    monkeypatch.setattr(loop_module, "save_lora", save)
+    monkeypatch.setattr(keeping, "save_lora", save)
     host = FakeHost(tmp_path)
     with pytest.raises(RunError, match="the disk is full"):
         train(host, config(data))
     assert load_lora(calls[0]).rank == 4
     assert hooks_on(host.unet) == 0
-    monkeypatch.setattr(loop_module, "save_lora", real)
+    monkeypatch.setattr(keeping, "save_lora", real)
     assert train(host, config(data), resume=True).stopped == "finished"
 
 
