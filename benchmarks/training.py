@@ -1,11 +1,12 @@
 """Is our training slower than peft with diffusers? Step time and peak memory of both, side by side in one run.
 
-    python -m benchmarks training [--rounds 30] [--batch 8] [--no-memory]
+    python -m benchmarks training [--rounds 30] [--batch 8] [--memory 3]
 
 The same tiny UNet, 128 attention layers, rank 8, AdamW, batch, gradient clipping and min-SNR; latents and text are
 encoded before. Steps of the two alternate in one process; a ratio is of neighbouring steps, in time of the processor,
 which other work on the machine hardly touches, and of the clock. Ours is the whole step of the product, with history
-and job; peft's is the loop of diffusers' example. Peak memory: each in a process of its own (Linux alone).
+and job; peft's is the loop of diffusers' example. Peak memory: processes of their own, in turn (Linux alone), the
+whole of the process and what the steps add to what is held before the first one.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks training")
     parser.add_argument("--rounds", type=int, default=30, help="steps of each")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--memory", type=int, default=3, help="processes of each whose memory is read; 0: none")
     parser.add_argument("--only", choices=("ours", "peft"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -224,10 +225,20 @@ def main(argv: list[str]) -> int:
                 f"step time, {what}, median: ours {_ms(ours)}, peft {_ms(others)}; "
                 f"ours / peft {ratio:.2f} (middle half {low:.2f} to {high:.2f})"
             )
-        if not options.no_memory:
-            for who in ("ours", "peft"):
-                before, after = _measured(who, options, folder)
-                print(f"peak memory, {who}: {after:.0f} MB, {after - before:.0f} MB above what is held before")
+        if options.memory:
+            pairs = [
+                (_measured("ours", options, folder), _measured("peft", options, folder)) for _ in range(options.memory)
+            ]
+            for what, values in (
+                ("peak memory", [[after for _, after in pair] for pair in pairs]),
+                ("of it the steps", [[after - before for before, after in pair] for pair in pairs]),
+            ):
+                ours, others = zip(*values, strict=True)
+                ratio = statistics.median(a / b for a, b in values)
+                print(
+                    f"{what}, median: ours {statistics.median(ours):.0f} MB, peft {statistics.median(others):.0f} MB; "
+                    f"ours / peft {ratio:.2f} (n = {len(pairs)} processes of each)"
+                )
     return 0 if medians[0] <= 1.0 else 1
 
 

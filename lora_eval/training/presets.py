@@ -48,8 +48,8 @@ def read_settings(path: Path | str) -> tuple[dict[str, Any], list[str]]:
     """The settings of a file: our YAML, or the TOML of kohya's scripts.
 
     Returns:
-        The values that the file speaks of (for kohya's also its defaults where ours differ), and notes: what could
-        not be taken over.
+        The values that the file speaks of (for kohya's also its defaults where ours differ), to be checked by
+        ``make_config``, and notes: what could not be taken over.
 
     Raises:
         ConfigError: one line naming the file and what is wrong with it.
@@ -61,6 +61,4 @@ def read_settings(path: Path | str) -> tuple[dict[str, Any], list[str]]:
         config, notes = import_kohya(path)
         plain = to_dict(TrainConfig())
         return {key: value for key, value in to_dict(config).items() if value != plain[key]}, notes
-    values = read_yaml(path)
-    load_config(path)
-    return values, []
+    return read_yaml(path), []
