@@ -41,11 +41,19 @@ def register(folder: str) -> None:
     extension_folder = Path(folder)
     reload_watch.hook(shared.state)
     install(make_host, read_settings)
-    script_callbacks.on_ui_settings(add_settings)
-    script_callbacks.on_before_ui(add_axes)
+    forget_pages()
+    # the others follow from there: the WebUI looks up who calls, which from a script costs a tenth of a second each
+    script_callbacks.on_before_ui(before_ui)
+
+
+def before_ui() -> None:
+    """Before the page is built: tabs, routes, settings and the plot's axes."""
+    from modules import script_callbacks
+
     script_callbacks.on_ui_tabs(make_tabs)
     script_callbacks.on_app_started(start)
-    script_callbacks.on_script_unloaded(forget_pages)
+    add_settings()
+    add_axes()
 
 
 def make_host() -> Host:
@@ -204,6 +212,6 @@ def _users() -> Iterator[tuple[str, str]]:
 
 
 def forget_pages() -> None:
-    """Before Reload UI: the tabs' modules hold components of the page that goes away. Jobs stay."""
+    """After Reload UI: the tabs' modules hold components of the page that went away. Jobs stay."""
     for name in [name for name in sys.modules if name == "lora_eval.ui" or name.startswith("lora_eval.ui.")]:
         del sys.modules[name]
