@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lora_eval import library
 from lora_eval.errors import ConfigError
 from lora_eval.scorecard.adaptive import COARSE, START_SEEDS
+from lora_eval.scorecard.data import KINDS
 from lora_eval.scorecard.plan import PRESETS, check_axes
 from lora_eval.scorecard.ranges import parse_range
 
@@ -22,6 +23,7 @@ NAMES = (*PRESETS, ADAPTIVE)
 # an adaptive run chooses from this preset's grid, by default at most this share of it
 GRID = "thorough"
 SHARE = 3
+DEFAULT_KIND = "character"
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,30 @@ def _prompts(order: ScoreOrder, preset: int, tiny: bool) -> int:
         return len(set(order.prompts))
     own = bool(order.suite and Path(order.suite).suffix)
     wanted = order.prompts if order.prompts is not None else None if own else preset
-    name = order.suite or order.kind
-    if tiny and not order.suite:
-        name = "tiny-style" if order.kind == "style" else "tiny"
-    if not name:
-        return preset if wanted is None else wanted
+    kind = order.kind or (_kind(order.loras[-1]) if order.loras else DEFAULT_KIND)
+    name = order.suite or (("tiny-style" if kind == "style" else "tiny") if tiny else kind)
     there = _suite_size(name, Path(name).stat().st_mtime_ns if own and Path(name).is_file() else 0)
     return there if wanted is None else min(there, wanted)
+
+
+def _kind(lora: Path) -> str:
+    """What the LoRA's training said that it should learn; the plan asks the last of several."""
+    try:
+        return _read_kind(str(lora), lora.stat().st_mtime_ns)
+    except OSError:
+        return DEFAULT_KIND
+
+
+@lru_cache(maxsize=256)
+def _read_kind(path: str, changed: int) -> str:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            found = (file.metadata() or {}).get("lora_eval_kind", "")
+    except (SafetensorError, OSError, ValueError):
+        return DEFAULT_KIND
+    return found if found in KINDS else DEFAULT_KIND
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ pytest.importorskip("gradio")
 from lora_eval.actions import ScoreOrder
 from lora_eval.desk import Desk
 from lora_eval.errors import ConfigError
+from lora_eval.estimate import Estimate
 from lora_eval.jobs import JobQueue, JobState
 from lora_eval.training.config import TrainConfig, make_config, to_dict
 from lora_eval.ui import form, render, score_view, text
@@ -190,3 +192,67 @@ def test_every_text_of_the_built_tabs_is_in_one_place_and_every_control_has_an_i
                 id = component["props"].get("elem_id")
                 heading = component["type"] == "html" and "lora-eval-heading" in str(component["props"].get("value"))
                 assert heading or str(id).startswith(element), component
+
+
+# -- axes and budget -----------------------------------------------------------------------------------
+
+
+def entered_order(**values: Any) -> ScoreOrder:
+    loras = {name: Path(f"{name}.safetensors") for name in ("fox-000100", "fox-000200", "fox-000300")}
+    return make_order({"loras": list(loras), **values}, loras)
+
+
+def test_what_is_entered_at_an_axis_wins_over_the_control_of_that_name() -> None:
+    values = {"weights": "0-1 [3]", "seeds": "4", "prompts": "5"}
+    plain = entered_order(**values)
+    assert (plain.axes, plain.weights, plain.seeds, plain.prompts) == (None, "0-1 [3]", 4, 5)
+    found = entered_order(x_axis="seed", x_values="3-5, 9", y_axis="prompt", y_values="2, 1", **values)
+    assert (found.axes, found.weights, found.seeds, found.prompts) == (
+        ("seed", "prompt"),
+        "0-1 [3]",
+        [3, 4, 5, 9],
+        [2, 1],
+    )
+    found = entered_order(x_axis="weight", x_values="0-0.8(+0.4)", y_axis="seed", **values)
+    assert (found.axes, found.weights, found.seeds) == (("weight", "seed"), "0-0.8(+0.4)", 4)
+
+
+def test_checkpoints_at_an_axis_are_picked_by_their_steps() -> None:
+    found = entered_order(y_axis="checkpoint", y_values="300, 100-200(+100)")
+    assert [path.stem for path in found.loras] == ["fox-000300", "fox-000100", "fox-000200"]
+    with pytest.raises(ConfigError, match=r"checkpoint 400.*100, 200, 300"):
+        entered_order(y_axis="checkpoint", y_values="100-400(+100)")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"x_axis": "seed", "y_axis": "seed"},
+        {"x_axis": "seed", "x_values": "1.5"},
+        {"x_axis": "prompt", "x_values": "0-3"},
+        {"x_axis": "weight", "x_values": "a lot"},
+        {"preset": "adaptive", "budget": "few"},
+        {"preset": "adaptive", "budget": "0"},
+    ],
+)
+def test_axes_and_budgets_that_cannot_be_are_one_line(values: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        entered_order(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_budget_counts_for_adaptive_alone() -> None:
+    assert entered_order(preset="adaptive", budget="90").budget == 90
+    assert entered_order(preset="adaptive", budget="2.5", budget_unit=text.MINUTES).minutes == 2.5
+    assert entered_order(preset="quick", budget="90").budget is None
+    assert entered_order(preset="adaptive").budget is None
+
+
+def test_presets_are_shown_with_pictures_and_minutes_and_the_chosen_one_marked() -> None:
+    found = {"quick": Estimate(120, 36.0), "adaptive": Estimate(400, 3600.0, 1200)}
+    page = score_view.presets(found, "adaptive")
+    rows = re.findall(r"<tr[^>]*>.*?</tr>", page)[1:]
+    assert "<b>120</b>" in rows[0] and "<b>0.6</b>" in rows[0] and "chosen" not in rows[0]
+    assert "<b>400</b>" in rows[1] and "1,200" in rows[1] and "<b>60</b>" in rows[1] and "chosen" in rows[1]
+    unknown = score_view.presets({"quick": Estimate(120, None)}, "quick")
+    assert text.WORDS["minutes_unknown"] in unknown and "–" in unknown
