@@ -168,7 +168,7 @@ def harmed(result: Result, dimension: str) -> bool:
     if dimension == "generalisation":
         return any((t["leak"] or 0.0) > LOST or t["challenge"] < t["core"] - LOST for t in (here, full))
     if dimension == "alignment":
-        return bool(here["attributes"] < base["attributes"] - LOST)
+        return any(t["attributes"] < base["attributes"] - LOST for t in (here, full))
     if dimension == "strength":
         return bool(full["attributes"] < base["attributes"] - LOST or full["accuracy"] < best - LOST)
     # curve: more training would have helped, or what there was taught nothing

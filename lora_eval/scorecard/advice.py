@@ -190,6 +190,12 @@ RULES = (
     ),
     Rule(
         "strength",
+        _part("room"),
+        "the LoRA is too strong: small weights bring most of it already",
+        "halve alpha (or resize the file's alpha), a lower learning rate or fewer epochs; until then use small weights",
+    ),
+    Rule(
+        "strength",
         _part("smoothness"),
         "the weight acts like a switch",
         "fewer epochs and a lower learning rate; more varied captions",

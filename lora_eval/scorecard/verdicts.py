@@ -16,8 +16,9 @@ below the first limit. Hard findings (copies, drift beyond chance, elements lost
 
 A dimension speaks of the advised weight, and of what an everyday weight (up to 1) above it shows: styles that
 fall apart there are found by consistency, copies and collapse by generalisation, and pictures that break or stop
-listening to the prompt by strength, for it is the weight that breaks them. Only where no weight shows the concept
-and listens, not listening is alignment's.
+listening to the prompt by strength, for it is the weight that breaks them. Only where the prompt is lost as soon as
+the concept shows (before the weight is raised by half), or where no weight shows the concept and listens, not
+listening is alignment's.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ LIMITS = {
 SMALLEST_OF_PARTS = ("generalisation", "strength")
 # an everyday weight; what happens above it is the user's own wish
 EVERYDAY = 1.0
+# a weight is bearable when it can be raised by half before the prompt is lost; a LoRA that is merely too strong can be
+ROOM_ABOVE = 1.5
+# style that varies this much more between seeds is found even where pictures break: breaking alone does not do it
+SURELY_MIXED = 2.0
 # the advised weight shows the concept when it reaches this share of the likeness that any weight reaches
 SHOWN = 0.8
 NEEDED = {
@@ -121,7 +126,7 @@ def describe(
             verdict = "good"
             reason = f"{there.value:.2f} at weight {free.weight:g}, which another dimension forbids; here {reason}"
     above = _everyday_above(where, gated or {})
-    if verdict == "good" and (later := _FOUND_ABOVE.get(name, _nothing)(rows, above, measurement)) is not None:
+    if verdict == "good" and (later := _FOUND_ABOVE.get(name, _nothing)(rows, where, above, measurement)) is not None:
         verdict = "weak"
         reason += f"; from weight {later[0]:g} on {later[1]}"
     lowest = _gate_from(name, rows, where, gated or {}, free)
@@ -139,8 +144,10 @@ def _gate_from(
     name: str, rows: Rows, where: Condition, gated: dict[Condition, list[str]], free: Condition | None
 ) -> tuple[float, str] | None:
     """Lowest weight of the checkpoint at which a gate of this dimension shuts, and which."""
-    deaf = "alignment" if "prompt ignored" in gated.get(where, []) or _nowhere_both(rows, where, free) else "strength"
-    owner = {**_GATE_OWNER, "prompt ignored": deaf}
+    deaf = [c.weight for c, gates in gated.items() if c.checkpoint == where.checkpoint and "prompt ignored" in gates]
+    at_once = bool(deaf) and min((w for w in deaf if w > 0), default=math.inf) < ROOM_ABOVE * where.weight - 1e-9
+    owner_of_deaf = "alignment" if at_once or _nowhere_both(rows, where, free) else "strength"
+    owner = {**_GATE_OWNER, "prompt ignored": owner_of_deaf}
     found = [
         (condition.weight, gate)
         for condition, gates in gated.items()
@@ -160,42 +167,54 @@ def _nowhere_both(rows: Rows, where: Condition, free: Condition | None) -> bool:
     return here.value < SHOWN * there.value
 
 
-def _everyday_above(where: Condition, gated: dict[Condition, list[str]]) -> list[Condition]:
-    """Everyday weights of the checkpoint above the advised one whose pictures are whole and follow the prompt."""
-    return sorted(
-        (
-            c
-            for c, gates in gated.items()
-            if c.checkpoint == where.checkpoint
-            and where.weight < c.weight <= EVERYDAY
-            and not {"distortion", "prompt ignored", "blank pictures"} & set(gates)
-        ),
-        key=lambda c: c.weight,
-    )
+_Above = list[tuple[Condition, bool]]
 
 
-def _nothing(rows: Rows, above: list[Condition], measurement: Measurement) -> tuple[float, str] | None:
+def _everyday_above(where: Condition, gated: dict[Condition, list[str]]) -> _Above:
+    """Everyday weights of the checkpoint above the advised one, and whether pictures there are whole and listen."""
+    found = [
+        (c, not {"distortion", "prompt ignored", "blank pictures"} & set(gates))
+        for c, gates in gated.items()
+        if c.checkpoint == where.checkpoint and where.weight < c.weight <= EVERYDAY
+    ]
+    return sorted(found, key=lambda pair: pair[0].weight)
+
+
+def _nothing(rows: Rows, where: Condition, above: _Above, measurement: Measurement) -> tuple[float, str] | None:
     return None
 
 
-def _mixed_above(rows: Rows, above: list[Condition], measurement: Measurement) -> tuple[float, str] | None:
-    for condition in above:
+def _mixed_above(rows: Rows, where: Condition, above: _Above, measurement: Measurement) -> tuple[float, str] | None:
+    for condition, whole in above:
         ratio = find(rows, condition, "consistency", "style_spread_ratio")
-        if ratio is not None and ratio.ci_low is not None and ratio.ci_low > SPREAD_RATIO:
+        limit = SPREAD_RATIO if whole else SURELY_MIXED
+        if ratio is not None and ratio.ci_low is not None and ratio.ci_low > limit:
             return condition.weight, f"the style varies {ratio.value:.1f} times as much between seeds"
     return None
 
 
-def _lost_above(rows: Rows, above: list[Condition], measurement: Measurement) -> tuple[float, str] | None:
-    for condition in above:
+def _lost_above(rows: Rows, where: Condition, above: _Above, measurement: Measurement) -> tuple[float, str] | None:
+    for condition, whole in above:
         row = find(rows, condition, "generalisation", "score")
-        if row is not None and row.ci_high is not None and row.ci_high < LIMITS["generalisation"][0]:
+        if whole and row is not None and row.ci_high is not None and row.ci_high < LIMITS["generalisation"][0]:
             return condition.weight, _generalisation(rows, condition, row, measurement)[0]
     return None
 
 
+def _deaf_above(rows: Rows, where: Condition, above: _Above, measurement: Measurement) -> tuple[float, str] | None:
+    """A prompt that gets lost as soon as the concept shows; with more room above it is a matter of strength."""
+    good = LIMITS["alignment"][0]
+    for condition, _ in above:
+        row = find(rows, condition, "alignment", "score")
+        if condition.weight >= ROOM_ABOVE * where.weight - 1e-9 or row is None or row.value is None:
+            continue
+        if row.value < good and row.ci_high is not None and row.ci_high < (1.0 + good) / 2:
+            return condition.weight, f"only {interval_text(row)} of the margin is kept"
+    return None
+
+
 # what an everyday weight above the advised one may bring to light
-_FOUND_ABOVE = {"consistency": _mixed_above, "generalisation": _lost_above}
+_FOUND_ABOVE = {"consistency": _mixed_above, "generalisation": _lost_above, "alignment": _deaf_above}
 
 
 def _clip(value: float) -> float:
@@ -290,6 +309,7 @@ _STRENGTH_PARTS = {
     "monotony": "it does not rise with every step of weight",
     "smoothness": "it rises in a jump",
     "unbroken": "pictures break early",
+    "room": "half of the likeness is there at a small weight already",
 }
 
 

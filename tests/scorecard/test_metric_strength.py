@@ -93,3 +93,17 @@ def test_the_middle_of_an_even_number_of_weights_is_the_lower_one() -> None:
     assert metric.middle(weights, np.array([False, True, True, False])) == 0.4
     assert metric.middle(weights, np.array([False, True, True, True])) == 0.6
     assert math.isnan(metric.middle(weights, np.zeros(4, dtype=bool)))
+
+
+def test_half_weight_is_where_half_of_the_best_response_is_reached() -> None:
+    weights = np.array([0.0, 0.5, 1.0])
+    curves = np.array([[0.0, 1.0, 2.0], [0.0, 2.0, 2.0], [0.0, 0.0, 4.0], [0.0, 3.0, 1.0]])
+    assert metric.half_weight(weights, curves) == pytest.approx([0.5, 0.25, 0.75, 0.25])
+    assert np.isnan(metric.half_weight(weights, np.array([0.0, -1.0, -2.0])))
+
+
+@given(st.floats(1.1, 5.0))
+def test_a_scaled_lora_reaches_half_at_a_scaled_weight(factor: float) -> None:
+    weights = np.linspace(0.0, 1.0, 21)
+    once, more = np.minimum(weights, 1.0), np.minimum(factor * weights, 1.0)
+    assert metric.half_weight(weights, more) == pytest.approx(metric.half_weight(weights, once) / factor, abs=0.03)

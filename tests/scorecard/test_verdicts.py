@@ -39,7 +39,7 @@ def verdict_of(measurement: Measurement, name: str, weight: float, gated: dict[f
                free: float | None = None) -> tuple[str, str]:  # fmt: skip
     rows = index_rows(measurement)
     places = {c.weight: c for c in (Condition("zorp-300", 300, w) for w in (0.2, 0.4, 0.6, 0.8, 1.0, 1.2))}
-    shut = {places[w]: gates for w, gates in {**dict.fromkeys(places, []), **(gated or {})}.items()}
+    shut = {places[w]: gates for w, gates in {**{key: [] for key in places}, **(gated or {})}.items()}
     found = describe(name, measurement, rows, places[weight], shut, places[weight if free is None else free])
     return found.verdict, found.reason
 
@@ -81,7 +81,7 @@ def test_a_mean_below_the_limit_is_weak_however_wide_its_interval(good: Measurem
 def test_style_that_varies_at_an_everyday_weight_is_found_where_pictures_are_whole(
     weight: float, gates: list[str], expected: str, good: Measurement
 ) -> None:
-    found = changed(good, "consistency", "style_spread_ratio", weight, value=3.0, ci_low=2.0, ci_high=4.0)
+    found = changed(good, "consistency", "style_spread_ratio", weight, value=3.0, ci_low=1.5, ci_high=4.0)
     verdict, reason = verdict_of(found, "consistency", 0.6, {weight: gates})
     assert verdict == expected
     assert ("from weight 1 on the style varies 3.0 times" in reason) == (expected == "weak")
@@ -97,11 +97,30 @@ def test_what_is_surely_lost_at_an_everyday_weight_counts_against_generalisation
 # -- whose gate ---------------------------------------------------------------------------------
 
 
-def test_a_prompt_ignored_only_above_the_advised_weight_is_strengths(good: Measurement) -> None:
+def test_a_prompt_ignored_only_well_above_the_advised_weight_is_strengths(good: Measurement) -> None:
     gated = {1.0: ["prompt ignored"]}
-    assert verdict_of(good, "alignment", 0.8, gated)[0] == "good"
-    verdict, reason = verdict_of(good, "strength", 0.8, gated)
+    assert verdict_of(good, "alignment", 0.6, gated)[0] == "good"
+    verdict, reason = verdict_of(good, "strength", 0.6, gated)
     assert verdict == "weak" and "prompt ignored from weight 1 on" in reason
+
+
+def test_a_prompt_lost_as_soon_as_the_concept_shows_is_alignments(good: Measurement) -> None:
+    """Raised by half at most, the weight loses the prompt: no matter of strength."""
+    gated = {1.0: ["prompt ignored"]}
+    assert verdict_of(good, "strength", 0.8, gated)[0] == "good"
+    verdict, reason = verdict_of(good, "alignment", 0.8, gated)
+    assert verdict == "weak" and "prompt ignored from weight 1 on" in reason
+    # below the gate's certainty too, when the margin is surely not what it was
+    for high, expected in ((0.85, "weak"), (0.95, "good")):
+        found = changed(good, "alignment", "score", 1.0, value=0.7, score=0.7, ci_low=0.5, ci_high=high)
+        assert verdict_of(found, "alignment", 0.8)[0] == expected
+        assert verdict_of(found, "alignment", 0.6)[0] == "good"
+
+
+def test_style_that_varies_twice_as_much_is_found_even_where_pictures_break(good: Measurement) -> None:
+    for low, expected in ((1.5, "good"), (2.1, "weak")):
+        found = changed(good, "consistency", "style_spread_ratio", 1.0, value=3.0, ci_low=low, ci_high=5.0)
+        assert verdict_of(found, "consistency", 0.6, {1.0: ["distortion"]})[0] == expected
 
 
 def test_where_no_weight_shows_the_concept_and_listens_it_is_alignments(good: Measurement) -> None:

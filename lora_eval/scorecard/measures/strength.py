@@ -20,6 +20,8 @@ BLANK_RANGE = 0.008
 ALIGNMENT_TOLERANCE = 0.75
 # a LoRA should stand weight 1 undistorted; the article's everyday range is 0.4 to 0.8
 FULL_WEIGHT = 1.0
+# half of the likeness should not be there before this weight, or the dial has no room left (everyday weights: .4 to .8)
+EVERYDAY = 0.35
 # from the weight that reaches this share of the best gain on, nothing needs to rise any more
 FULL_GAIN = 0.95
 # gain still rising by more than this share of its maximum is a style on its way, not a break
@@ -27,7 +29,8 @@ STILL_RISING = 0.05
 
 
 def measure(context: Context) -> None:
-    """Score: the smallest of monotony (Spearman), smoothness (1 - CSM over a switch's) and onset (over weight 1).
+    """Score: the smallest of monotony (Spearman), smoothness (1 - CSM over a switch's), onset (over weight 1) and
+    room (the weight that brings half of the likeness, over EVERYDAY).
 
     1 = every step of weight brings more of the concept, evenly, and nothing breaks up to weight 1;
     0 = the weight does nothing orderly. It belongs to the checkpoint, not to one weight.
@@ -231,6 +234,10 @@ def _judge(
         "monotony": _spread(float(metric.monotony(rise, mean_rise)), metric.monotony(rise, means_rise)),
         "smoothness": _spread(1.0 - metric.csm(rise, mean_rise) / worst, smooth),
         "unbroken": (unbroken, min(last_sound, unbroken), unbroken),
+        "room": _spread(
+            min(1.0, float(metric.half_weight(grid, mean)) / EVERYDAY),
+            np.minimum(1.0, metric.half_weight(grid, means) / EVERYDAY),
+        ),
     }
     name = min(parts, key=lambda key: (round(parts[key][0], 9), key))
     score, low, high = (min(1.0, max(0.0, value)) for value in parts[name])
@@ -246,6 +253,7 @@ def _judge(
     )
     pair_low, pair_high = pairs.interval(low=-1.0, high=1.0)
     row("monotony", float(pairs.estimate), (float(pair_low), float(pair_high)))
+    row("half_weight", float(metric.half_weight(grid, mean)))
     row("csm", csm)
     row("knee", knee)
     row("score", score, (low, high), score=score)

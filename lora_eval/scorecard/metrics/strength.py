@@ -51,6 +51,29 @@ def switch_csm(gaps: int) -> float:
     return math.sqrt(1.0 / gaps - 1.0 / gaps**2)
 
 
+def half_weight(weights: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """Weight at which half of the best response is first reached, between the drawn weights by a straight line.
+
+    Args:
+        weights: (W,) ascending, weight 0 first; response: (..., W), 0 at weight 0.
+
+    Returns:
+        (...,) weights; NaN where the response never rises above 0.
+
+    Raises:
+        ValueError: fewer than three weights, not ascending, or lengths differ.
+    """
+    weights, response = _ascending(weights), np.asarray(response, dtype=np.float64)
+    checks_length(weights, response.reshape(-1, response.shape[-1])[0])
+    top = response.max(axis=-1)
+    above = response >= 0.5 * top[..., None]
+    first = np.maximum(above.argmax(axis=-1), 1)
+    low, high = (np.take_along_axis(response, i[..., None], axis=-1)[..., 0] for i in (first - 1, first))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.clip((0.5 * top - low) / (high - low), 0.0, 1.0)
+    return np.where(top > 0, weights[first - 1] + share * (weights[first] - weights[first - 1]), np.nan)
+
+
 def knee(weights: np.ndarray, response: np.ndarray) -> float:
     """Weight at which the curve is farthest above its chord (Kneedle): more weight then buys little.
 
