@@ -63,9 +63,9 @@ def make(cells: int, rng: np.random.Generator) -> RunData:
     )
 
 
-def main() -> None:
+def main(argv: list[str]) -> int:
     """Print one line per size: cells, seconds of wall and of processor, memory that measuring added."""
-    for cells in [int(value) for value in sys.argv[1:]] or [1000, 10_000]:
+    for cells in [int(value) for value in argv] or [1000, 10_000]:
         data = make(cells, np.random.default_rng(0))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         wall, processor = time.perf_counter(), time.process_time()
@@ -76,7 +76,8 @@ def main() -> None:
             f"{len(data.cells)} cells: {wall:.1f} s ({processor:.1f} s of processor), "
             f"peak {peak / 2**20:.2f} GiB, {(peak - before) / 2**20:.2f} GiB of it measuring"
         )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 pytest.importorskip("diffusers")
 pytest.importorskip("open_clip")
 
+import benchmarks
 from benchmarks import embedding, hard_negatives
 from benchmarks.training import Rounds
 
@@ -60,3 +64,11 @@ def test_speeds_of_different_features_are_not_compared(monkeypatch: pytest.Monke
     monkeypatch.setattr(embedding, "bare", lambda model, batch: lambda images: np.eye(2)[::-1][: len(images)])
     with pytest.raises(ValueError, match="features differ"):
         embedding.compare("x", Turned(), embedding.pictures(2, 8), 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__)))
+def test_every_benchmark_is_run_by_name(name: str) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    if not name.startswith("_"):
+        assert list(inspect.signature(module.main).parameters) == ["argv"]
+        assert module.__doc__
