@@ -6,7 +6,8 @@ The same tiny UNet, 128 attention layers, rank 8, AdamW, batch, gradient clippin
 encoded before. Steps of the two alternate in one process; a ratio is of neighbouring steps, in time of the processor,
 which other work on the machine hardly touches, and of the clock. Ours is the whole step of the product, with history
 and job; peft's is the loop of diffusers' example. Peak memory: processes of their own, in turn (Linux alone), the
-whole of the process and what the steps add to what is held before the first one.
+whole of the process and what the steps add to what is held before the first one; and, exact and the same on any
+device, the tensors that a step keeps for its backward pass.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -165,6 +167,60 @@ def forget_peak() -> float:
     return resident()
 
 
+class Kept:
+    """Bytes of the tensors kept for the backward pass, each storage once, the frozen model's own weights left out."""
+
+    def __init__(self, frozen: Iterable[torch.nn.Parameter]) -> None:
+        self._frozen = {parameter.untyped_storage().data_ptr() for parameter in frozen}
+        self._seen: dict[int, int] = {}
+
+    def counting(self) -> AbstractContextManager[None]:
+        """Counts what is kept inside."""
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self._frozen:
+                self._seen[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)  # type: ignore[return-value]
+
+    def taken(self) -> float:
+        """MB since the last call."""
+        total = sum(self._seen.values()) / 2**20
+        self._seen.clear()
+        return total
+
+
+class _Counted(Job):
+    """Our training, with what each of its steps keeps."""
+
+    def __init__(self, steps: int, kept: Kept) -> None:
+        super().__init__("kept", steps)
+        self._kept = kept
+        self.found: list[float] = []
+
+    def advance(self, amount: int = 1, text: str | None = None) -> None:
+        super().advance(amount, text)
+        self.found.append(self._kept.taken())
+
+
+def kept_for_backward(other: Peft, host: StandaloneHost, folder: Path, batch: int) -> tuple[float, float]:
+    """MB that a step keeps, ours and peft's: the larger of two steps, the first of which has B = 0 here."""
+    theirs = Kept(p for p in other.unet.parameters() if not p.requires_grad)
+    with theirs.counting():
+        others = []
+        for _ in range(2):
+            other.step()
+            others.append(theirs.taken())
+    with host.borrow_model() as borrowed:
+        mine = Kept(list(borrowed.unet.parameters()))
+    job = _Counted(2, mine)
+    with mine.counting():
+        train(host, settings(folder, 2, batch), job)
+    return max(job.found), max(others)
+
+
 def memory(who: str, steps: int, batch: int, folder: Path) -> None:
     """In a process of its own: print what is held before the first step, and the peak of ``steps`` steps."""
     if who == "peft":
@@ -225,6 +281,8 @@ def main(argv: list[str]) -> int:
                 f"step time, {what}, median: ours {_ms(ours)}, peft {_ms(others)}; "
                 f"ours / peft {ratio:.2f} (middle half {low:.2f} to {high:.2f})"
             )
+        ours_kept, theirs_kept = kept_for_backward(other, host, folder, options.batch)
+        print(f"kept for the backward pass: ours {ours_kept:.2f} MB, peft {theirs_kept:.2f} MB")
         if options.memory:
             pairs = [
                 (_measured("ours", options, folder), _measured("peft", options, folder)) for _ in range(options.memory)
