@@ -53,6 +53,10 @@ def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def on(name: str) -> Any:
         return lambda function: registered.setdefault(name, []).append(function)
 
+    def add_callback(callbacks: list[Any], function: Any, *, category: str, filename: str) -> None:
+        assert Path(filename) == ROOT / "scripts" / "lora_eval.py", "the WebUI tells extensions apart by it"
+        callbacks.append(function)
+
     flags = SimpleNamespace(
         api=True, nowebui=False, api_auth=None, lora_dir=str(tmp_path / "models" / "Lora"),
         lora_eval_allow_dir=[], lora_eval_output_dir=None,
@@ -60,7 +64,11 @@ def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     site = SimpleNamespace(registered=registered, flags=flags, opts=Options(added={}), gradio_users=[], root=tmp_path)
     state = SimpleNamespace(request_restart=lambda: None)
     parts = {
-        "script_callbacks": {f"on_{n}": on(n) for n in ("before_ui", "ui_tabs", "app_started")},
+        "script_callbacks": {
+            **{f"on_{n}": on(n) for n in ("ui_tabs", "app_started")},
+            "callback_map": {"callbacks_before_ui": registered.setdefault("before_ui", [])},
+            "add_callback": add_callback,
+        },
         "shared": {
             "state": state,
             "opts": site.opts,
@@ -93,7 +101,6 @@ def test_the_script_is_short_and_registers_everything(webui: Any, monkeypatch: p
     monkeypatch.setattr(sys.modules["modules"], "scripts", scripts, raising=False)
     for _ in range(2):  # Reload UI executes the script again
         exec(compile(script.read_text(), str(script), "exec"), {})
-    # one alone: each costs a tenth of a second where the WebUI executes scripts
     assert {name: len(found) for name, found in webui.registered.items()} == {"before_ui": 2}
     assert callbacks.extension_folder == ROOT
 
@@ -282,3 +289,19 @@ def test_the_plot_gets_two_axes_at_each_start(webui: Any, monkeypatch: pytest.Mo
     assert len(made) == 4
     scripts.scripts_data = []  # type: ignore[attr-defined]
     callbacks.add_axes()
+
+
+def test_parts_of_the_page_get_no_app_of_their_own_and_gradio_is_as_before() -> None:
+    gradio = pytest.importorskip("gradio")
+    from gradio import routes
+
+    whole = routes.App.create_app
+    with pytest.raises(ZeroDivisionError), callbacks.only_parts():
+        with gradio.Blocks() as part:
+            box = gradio.Textbox()
+            box.change(lambda text: text, [box], [box])
+        raise ZeroDivisionError
+    assert routes.App.create_app is whole
+    with gradio.Blocks() as page, gradio.Tabs(), gradio.TabItem("ours"):
+        part.render()
+    assert [block for block in page.blocks.values() if isinstance(block, gradio.Textbox)] == [box]
