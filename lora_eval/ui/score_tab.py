@@ -42,7 +42,7 @@ def make(desk: Desk) -> gr.Blocks:
         _wire_jobs(desk, buttons, said, shown, inputs)
         _wire_result(desk, shown)
         _wire_comparison(desk, compared)
-        _wire_poll(desk, shown)
+        _wire_poll(desk, {**shown, "compared": compared["runs"]})
         page.wire_requests(desk, "score", shown, shown["weight"])
     return blocks
 
@@ -248,13 +248,6 @@ def _comparison(desk: Desk) -> dict[str, Any]:
             )
         with gr.Row(elem_classes=["lora-eval-buttons"]):
             made["start"] = gr.Button(text.COMPARE_START, min_width=120, elem_id=f"{ELEMENT}_compare")
-            made["refresh"] = gr.Button(
-                text.REFRESH,
-                size="sm",
-                min_width=80,
-                elem_id=f"{ELEMENT}_compare_refresh",
-                elem_classes=["lora-eval-low"],
-            )
         made["said"] = html(visible=False, elem_id=f"{ELEMENT}_compare_message")
         made["files"] = gr.File(
             label=text.COMPARE_FILES,
@@ -380,10 +373,6 @@ def _wire_result(desk: Desk, shown: dict[str, Any]) -> None:
 
 
 def _wire_comparison(desk: Desk, made: dict[str, Any]) -> None:
-    def refresh(chosen: list[str] | None) -> Update:
-        there = _finished(desk)
-        return gr.update(choices=there, value=[name for name in chosen or [] if name in there])  # type: ignore[no-any-return]
-
     def compare(names: list[str] | None, at: str) -> list[Any]:
         nothing = [gr.update(value=None, visible=False), section("")]
         try:
@@ -398,7 +387,6 @@ def _wire_comparison(desk: Desk, made: dict[str, Any]) -> None:
             section(score_view.report(folder, "compare.html", "comparison")),
         ]
 
-    listen(made["refresh"].click, refresh, [made["runs"]], [made["runs"]], quiet=True)
     listen(made["start"].click, compare, [made["runs"], made["at"]], [made["said"], made["files"], made["page"]])
 
 
@@ -422,11 +410,14 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
             if stamp != state["card"]:
                 state["card"], result = stamp, _result(desk, view.folder)
         runs = _names(desk.scored_runs())
-        history, listed = keep(), keep()
+        history, listed, finished = keep(), keep(), keep()
         shown_run = "" if view.folder is None else view.folder.name
         if [*runs, shown_run, over] != state["runs"]:
             state["runs"] = [*runs, shown_run, over]
-            history, listed = gr.update(choices=runs), score_view.history(desk.history(), shown_run)
+            history = gr.update(choices=runs)
+            told = desk.history()
+            listed = section(score_view.history(told, shown_run))
+            finished = gr.update(choices=[one.folder.name for one in told if one.verdict])
         state["tick"] += 1
         job, waiting = score_view.score_job(view), section(render.queue(desk.waiting(), "score"))
         return [
@@ -437,10 +428,11 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
             *result,
             history,
             listed,
+            finished,
             page.tick(state["tick"]),
         ]
 
-    names = ("state", "job", "queue", "live", *RESULT, "history", "runs", "tick")
+    names = ("state", "job", "queue", "live", *RESULT, "history", "runs", "compared", "tick")
     listen(
         shown["pick"].click,
         lambda name: Path(str(name)).name,
