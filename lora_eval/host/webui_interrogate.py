@@ -40,13 +40,22 @@ def deepbooru(picture: Image.Image) -> str:
     """Tags of a picture, joined by commas as the WebUI's settings say, without their scores. Raises HostError."""
     from modules.deepbooru import model
 
+    if not _has_weights(model):
+        model.model = None
     try:
         _loaded("DeepBooru", model.start, "torch_deepdanbooru", ".pt", "model-resnet_custom_v3.pt")
         return str(_asked("DeepBooru", lambda: model.tag_multi(picture.convert("RGB"), force_disable_ranks=True)))
     finally:
-        # a model that was never loaded cannot be put away
-        if model.model is not None:
+        if _has_weights(model):
             model.stop()
+        else:
+            model.model = None
+
+
+def _has_weights(model: Any) -> bool:
+    """``DeepDanbooru.load`` makes the network before it looks for its file; where there is none, a network of random
+    weights and without tags stays, is taken for loaded at the next call, and finds nothing in any picture."""
+    return bool(getattr(model.model, "tags", None))
 
 
 INTERROGATORS: dict[str, Ask] = {"BLIP": blip, "DeepBooru": deepbooru}

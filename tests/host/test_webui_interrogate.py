@@ -44,13 +44,17 @@ class DeepDanbooru:
     """``modules.deepbooru.DeepDanbooru``."""
 
     def __init__(self, queue: Any) -> None:
-        self.queue, self.model, self.error = queue, None, None
+        self.queue, self.error = queue, None
+        self.model: Any = None
         self.calls: list[str] = []
 
     def start(self) -> None:
-        if self.error is not None:
-            raise self.error
-        self.model = object()
+        if self.model is None:
+            # the network is there before its file is looked for
+            self.model = SimpleNamespace(tags=[])
+            if self.error is not None:
+                raise self.error
+            self.model.tags = ["fox", "snow"]
         self.calls.append("start" if self.queue.locked() else "start without the queue")
 
     def stop(self) -> None:
@@ -62,6 +66,8 @@ class DeepDanbooru:
         return self.tag_multi(pil_image)
 
     def tag_multi(self, pil_image: Image.Image, force_disable_ranks: bool = False) -> str:
+        if not self.model.tags:
+            return ""
         if pil_image.size == (1, 1):
             raise RuntimeError("too small\nby far")
         return "fox, snow" if force_disable_ranks else "(fox:0.998), (snow:0.731)"
@@ -130,6 +136,19 @@ def test_a_model_that_cannot_be_downloaded_says_which_file_goes_where(
     with pytest.raises(HostError, match=line):
         webui.host.interrogators()[name](picture())
     assert not webui.lock.locked()
+
+
+def test_a_failed_download_is_tried_again_and_never_taken_for_a_model(webui: Any) -> None:
+    webui.booru.error = NO_FILE
+    ask = webui.host.interrogators()["DeepBooru"]
+    for _ in range(2):
+        with pytest.raises(HostError, match="could not be downloaded"):
+            ask(picture())
+    webui.booru.error = None
+    assert ask(picture()) == "fox, snow"
+    # the host's own button failed before
+    webui.booru.model = SimpleNamespace(tags=[])
+    assert ask(picture()) == "fox, snow"
 
 
 def test_a_model_that_is_there_and_does_not_load_says_why(webui: Any) -> None:
