@@ -302,7 +302,8 @@ def test_training_by_hooks_falls_in_loss(subject: Subject) -> None:
 
 
 def test_gradients_with_checkpointing_are_those_without(subject: Subject) -> None:
-    plain, checkpointed = gradients(subject.host, False), gradients(subject.host, True)
+    (plain, once), (checkpointed, twice) = (gradients(subject.host, on) for on in (False, True))
+    assert (once, twice) == (1, 2), "with checkpointing a block runs again in the backward pass"
     assert len(plain) == len(checkpointed) > 0
     assert furthest(plain, checkpointed) <= 1e-5
 

@@ -38,8 +38,8 @@ def card_in_the_list(page: Any, name: str) -> Any:
     """The card among the WebUI's LoRAs, after its own Refresh."""
     open_tab(page, "txt2img")
     page.locator("#txt2img_extra_tabs button", has_text="Lora").locator("visible=true").first.click()
-    page.locator("#txt2img_lora_extra_refresh").click()
-    return page.locator(f'#txt2img_lora_cards .card[data-name="{name}"]')
+    page.locator("#txt2img_lora_extra_refresh").locator("visible=true").first.click()
+    return page.locator(f'#txt2img_lora_cards .card[data-name="{name}"]').locator("visible=true").first
 
 
 def test_use_this_weight_writes_the_card_that_the_list_shows(webui: Any, page: Any, scored: str) -> None:

@@ -186,6 +186,7 @@ def test_gradients_with_checkpointing_are_those_of_the_plain_run(webui: Any) -> 
     found = webui.call("/lora-eval-probe/gradients")
     print(found)
     assert found["parameters"] > 0 and found["furthest"] <= 1e-5
+    assert found["runs"] == [1, 2], "with checkpointing a block runs again in the backward pass"
     kept(webui, before)
 
 

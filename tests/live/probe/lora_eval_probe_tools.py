@@ -154,15 +154,19 @@ def training_batch(borrowed: Any, side: int = 64) -> tuple[torch.Tensor, torch.T
     return noisy.to(device), timesteps.to(device), cond, target.to(device)
 
 
-def gradients(host: Any, checkpointing: bool) -> list[torch.Tensor]:
-    """Gradients of a fixed random LoRA on a fixed batch, one a parameter."""
+def gradients(host: Any, checkpointing: bool) -> tuple[list[torch.Tensor], int]:
+    """Gradients of a fixed random LoRA on a fixed batch, one a parameter; how often a block inside was run for it."""
+    runs: list[int] = []
     with host.borrow_model() as borrowed:
         network = random_network(borrowed)
         borrowed.gradient_checkpointing(checkpointing)
         noisy, timesteps, cond, target = training_batch(borrowed)
+        inside = next(module for name, module in borrowed.unet.named_modules() if name.endswith("attn1.to_q"))
         with network:
+            counted = inside.register_forward_hook(lambda *_: runs.append(1))
             torch.nn.functional.mse_loss(borrowed.denoise(noisy, timesteps, cond), target).backward()
-        return [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+            counted.remove()
+        return [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None], len(runs)
 
 
 def furthest(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:

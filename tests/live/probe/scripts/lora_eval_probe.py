@@ -87,8 +87,8 @@ def gradients():
     """How far gradients with checkpointing are from those without."""
     from lora_eval.host.current import current_host
 
-    plain, checkpointed = (tools.gradients(current_host(), on) for on in (False, True))
-    return {"parameters": len(plain), "furthest": tools.furthest(plain, checkpointed)}
+    (plain, once), (checkpointed, twice) = (tools.gradients(current_host(), on) for on in (False, True))
+    return {"parameters": len(plain), "furthest": tools.furthest(plain, checkpointed), "runs": [once, twice]}
 
 
 def break_at(stage, after):
