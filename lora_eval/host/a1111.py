@@ -1,4 +1,4 @@
-"""AUTOMATIC1111 stable-diffusion-webui 1.10 (and reForge where it works the same way).
+"""AUTOMATIC1111 stable-diffusion-webui 1.10.
 
 What the code leans on, by file of the host:
 
