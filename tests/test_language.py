@@ -28,7 +28,7 @@ LANGUAGES = [name for name in language.names() if name != language.ENGLISH]
 WORDS = {
     *DIMENSIONS, "good", "weak", "poor", "not measured", "converged", "still falling", "flat", "oscillating",
     "diverged", "overfit", "too short", "copies", "collapse", "distortion", "monotony", "smoothness", "unbroken",
-    "movement", "higher is better", "lower is better", "recommended", "tie",
+    "room", "movement", "higher is better", "lower is better", "recommended", "tie",
 }  # fmt: skip
 # put together from other templates in the source; the catalogue has them as they come out
 TOGETHER = {

@@ -47,6 +47,8 @@ EVERYDAY = 1.0
 ROOM_ABOVE = 1.5
 # style that varies this much more between seeds is found even where pictures break: breaking alone does not do it
 SURELY_MIXED = 2.0
+# pictures that merely ignore their prompts lie near the middle of the training pictures, and as near to held-out ones
+GAP = 0.1
 # the advised weight shows the concept when it reaches this share of the likeness that any weight reaches
 SHOWN = 0.8
 NEEDED = {
@@ -292,12 +294,20 @@ def _generalisation(rows: Rows, where: Condition, row: Measure, measurement: Mea
     if pairs:
         first = pairs[0]
         text += f"; {len(pairs)} pictures look copied, {first['image']} from {first['training']}"
+    near = find(rows, where, "generalisation", "data_copying")
+    gap = find(rows, where, "generalisation", "held_out_gap")
+    copying = (
+        near is not None and near.ci_low is not None and near.ci_low > (near.baseline or 0.0)
+        and gap is not None and (gap.value or 0.0) > GAP
+    )  # fmt: skip
+    if near is not None and copying and part != "data_copying":
+        text += f"; {near.value:.0%} of the pictures lie nearer to a training picture than held-out ones do"
     missing = [
         key.split(".", 1)[1].replace("_", " ") for key in sorted(measurement.notes) if key.startswith("generalisation.")
     ]
     if missing:
         text += f"; not judged: {', '.join(missing)}"
-    return text, bool(pairs)
+    return text, bool(pairs) or copying
 
 
 def _curve(rows: Rows, where: Condition, row: Measure, measurement: Measurement) -> tuple[str, bool]:

@@ -175,6 +175,14 @@ def test_pictures_nearer_to_the_training_set_than_held_out_ones_are_data_copying
     assert (copied.ci_low, copied.ci_high) == pytest.approx(wilson(round(copied.value * len(rows)), len(rows)))
 
 
+def test_surely_more_pictures_near_the_training_set_than_chance_is_a_hard_finding(good: Measurement) -> None:
+    for low, gap, expected in ((0.04, 0.2, "good"), (0.06, 0.2, "weak"), (0.06, 0.05, "good")):
+        found = changed(good, "generalisation", "data_copying", 0.8, value=0.14, ci_low=low, ci_high=0.3, baseline=0.05)
+        found = changed(found, "generalisation", "held_out_gap", 0.8, value=gap)
+        verdict, reason = verdict_of(found, "generalisation", 0.8)
+        assert verdict == expected and ("14% of the pictures lie nearer" in reason) == (expected == "weak")
+
+
 # -- rank and ties --------------------------------------------------------------------------------
 
 
