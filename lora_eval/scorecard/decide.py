@@ -230,7 +230,8 @@ def _least_bad(grid: Grid, candidates: list[int], gain: np.ndarray) -> int:
 
 def _entry(grid: Grid, objective: _Objective, index: int) -> dict[str, Any]:
     c, draws = grid.conditions[index], objective.draws
-    low, high = draws.interval()
+    # differences of cosines, however wide few prompts make the interval
+    low, high = draws.interval(low=-2.0, high=2.0)
     return {
         "checkpoint": c.checkpoint, "step": c.step, "weight": c.weight, "measure": objective.name,
         "value": number(draws.estimate[index]), "ci_low": number(low[index]), "ci_high": number(high[index]),
