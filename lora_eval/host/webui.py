@@ -290,9 +290,13 @@ class WebuiHost(Host):
             raise HostError(f"unknown sampler {name!r}; this WebUI has {', '.join(known)}")
 
     def switched(self, job: Job) -> str:
-        """Why the job must not go on: another checkpoint or VAE is chosen than the one that it began with, else ""."""
+        """Why a loan must not go on. A sweep looks at each batch instead: what it only measures needs no model."""
+        return self._switch() if job is self._job and self._lock.mine else ""
+
+    def _switch(self) -> str:
+        """How what is chosen now differs from what the job began with, and the mend; "" where it does not."""
         begun = self._run_model
-        if job is not self._job or begun is None or (now := self._identity()) == begun:
+        if begun is None or (now := self._identity()) == begun:
             return ""
         was, new = (Path(names[0]).name for names in (begun, now))
         if was == new:
@@ -302,7 +306,7 @@ class WebuiHost(Host):
     def _check_same_model(self) -> None:
         if self._job is None or self._worker != threading.get_ident():
             return
-        if why := self.switched(self._job):
+        if why := self._switch():
             self._job.pause(why)
             raise Interrupted(why)
 

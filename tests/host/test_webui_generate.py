@@ -343,7 +343,8 @@ def test_another_vae_pauses_too(webui: Any, host: Any, monkeypatch: pytest.Monke
         host.generate(requests("a cat"), SAMPLING)
         monkeypatch.setattr(host, "_identity", lambda: (webui.checkpoint, "another vae"))
         with pytest.raises(Interrupted, match=r"VAE or precision was switched.*press Resume"):
-            job.check()
+            host.generate(requests("a cat"), SAMPLING)
+        assert job.paused
 
 
 def test_a_switch_during_a_loan_is_noticed_at_the_next_step(webui: Any, host: Any) -> None:
@@ -353,6 +354,14 @@ def test_a_switch_during_a_loan_is_noticed_at_the_next_step(webui: Any, host: An
         with pytest.raises(Interrupted, match=r"load a.safetensors"):
             job.check()
     assert "b.safetensors" in job.paused
+
+
+def test_a_sweep_that_only_measures_any_more_needs_no_checkpoint(webui: Any, host: Any) -> None:
+    with host.job("sweep", 4) as job:
+        host.generate(requests("a cat"), SAMPLING)
+        webui.checkpoint = "models/b.safetensors"
+        job.check()
+        assert not job.paused
 
 
 def test_a_switch_stops_the_job_and_nobody_else_who_asks(webui: Any, host: Any) -> None:
