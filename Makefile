@@ -7,13 +7,15 @@ PINS ?= .venv-pins
 FORGE_PAGE ?= .venv-forge-page
 BROWSER ?= .venv-browser
 OUT ?= demo
+SHOTS ?= out/screenshots
+HOSTS ?=
 
 # One process uses both cores; spinning OpenMP barriers cost more than they save on shared machines.
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: report-picture demo test test-slow test-pins test-browser lint bench clean
+.PHONY: screenshots demo test test-slow test-pins test-browser lint bench clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python -m lora_eval demo --out $(OUT)
@@ -46,10 +48,10 @@ test-browser: $(VENV)/.ready $(PINS)/.ready $(FORGE_PAGE)/.ready $(BROWSER)/.rea
 bench: $(VENV)/.ready
 	$(VENV)/bin/python -m benchmarks
 
-# The picture in the README, from the demo's own report. Needs Debian's chromium or another Chromium by that name.
-report-picture: demo
-	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,2060 \
-	  --screenshot=docs/images/report.png "file://$(abspath $(OUT))/report.html"
+# The pictures in docs/images. HOSTS="a1111=http://127.0.0.1:7860 forge=http://127.0.0.1:7861" adds running WebUIs.
+screenshots: $(VENV)/.ready $(BROWSER)/.ready
+	tools/find_chromium.sh
+	tools/screenshots.sh $(VENV) $(BROWSER) $(SHOTS) docs/images $(HOSTS)
 
 $(VENV)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; install one or call make PYTHON=/path/to/python"; exit 2; }

@@ -267,6 +267,8 @@ var loraEval = window.loraEval || (function () {
 
     function place() {
         for (const strip of root().querySelectorAll(".lora-eval-film:not([data-le-placed])")) {
+            // in a tab that is not open it has no width yet
+            if (!seen(strip)) continue;
             const name = (strip.closest("[id]") || strip).id;
             strip.dataset.lePlaced = "1";
             strip.scrollLeft = name in strips ? strips[name] : strip.scrollWidth;

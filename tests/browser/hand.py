@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.browser.screenshots import open_tab
+
 MOST_CLICKS = 12
 ACTIVE = '#lora_eval_train_job [data-le-active="1"]'
 
@@ -26,11 +28,10 @@ class Hand:
         self.clicks += 1
         self.page.click(selector)
 
-    def show(self, tab: str, title: str) -> None:
+    def show(self, tab: str) -> None:
         """Open one of our tabs."""
         self.clicks += 1
-        self.page.locator("#tabs button", has_text=title).locator("visible=true").first.click()
-        self.page.wait_for_selector(f"#lora_eval_{tab}_tab", state="visible")
+        open_tab(self.page, tab)
 
     def train(self, folder: Any, name: str) -> None:
         """The three choices and Train; the template stays "style"."""

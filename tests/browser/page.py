@@ -106,7 +106,9 @@ class PaperDesk(Desk):
         self._configs[id] = config
         return id
 
-    def check(self, folder: str, metadata: str | None, trigger: str, resolution: Any) -> Checked:
+    def check(
+        self, folder: str, metadata: str | None, trigger: str, resolution: Any, class_word: str | None = None
+    ) -> Checked:
         root = Path(folder)
         if not root.is_dir():
             raise LoraEvalError(f"{folder} does not exist; give the folder with the training pictures")

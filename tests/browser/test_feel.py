@@ -68,7 +68,7 @@ def test_a_template_fills_the_settings(served: Any, open_page: Callable[..., Any
 def test_narrow_pages_do_not_scroll_sideways(served: Any, open_page: Callable[..., Any], tab: str, width: int) -> None:
     page = open_page(served, width=width)
     if tab == "score":
-        Hand(page).show("score", "LoRA Scorecard")
+        Hand(page).show("score")
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 1
 
 

@@ -129,7 +129,7 @@ def test_a_scorecard_outlives_its_page_and_stops_when_told(
     page.close()
     again = open_page(server, browser=launch_browser())
     other = Hand(again)
-    other.show("score", "LoRA Scorecard")
+    other.show("score")
     again.wait_for_selector('#lora_eval_score_job [data-le-active="1"]')
     other.click("#lora_eval_score_interrupt")
     status(again, "score", "interrupted")
@@ -176,7 +176,7 @@ def test_an_error_stands_where_it_belongs(serve: Callable[..., Any], open_page: 
     hand.train(server.root / "pictures", "broken")
     status(page, "train", "failed")
     assert "p00.png cannot be read; replace it" in page.inner_text("#lora_eval_train_job .error")
-    hand.show("score", "LoRA Scorecard")
+    hand.show("score")
     hand.click("#lora_eval_score_start")
     page.wait_for_selector("#lora_eval_score_message .error")
     assert page.locator("#lora_eval_train_message").locator("visible=true").count() == 0
