@@ -46,3 +46,24 @@ def test_a_training_from_the_form_is_the_training_of_the_function(tmp_path: Path
     )
     assert "<svg" in render.loss(view.folder)
     assert desk.propose(view.folder).loras[0] == "toy / toy-000004"
+
+
+@pytest.mark.parametrize(("max_steps", "wanted"), [("3", 3), ("", 12)])
+def test_the_bar_counts_to_the_last_step_from_the_start(tmp_path: Path, max_steps: str, wanted: int) -> None:
+    data = write_dataset(tmp_path / "data", 4, trigger="zorp")
+    values = entered(
+        data, max_steps=max_steps, epochs=6, batch_size=2, validation_fraction="0", sample_prompts="", save_steps=100
+    )
+    host = FakeHost(tmp_path / "host")
+    asked: list[int] = []
+    start = host.job
+
+    def job(title: str, total: int) -> Any:
+        asked.append(total)
+        return start(title, total)
+
+    host.job = job  # type: ignore[method-assign]
+    desk = Desk(lambda: host, JobQueue())
+    state = desk.queue.wait(desk.train(values), 120)
+    assert state is not None and (state.status, state.done, state.total) == ("finished", wanted, wanted), state
+    assert asked == [wanted]
