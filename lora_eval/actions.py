@@ -257,13 +257,14 @@ def check_folder(
     metadata: Path | None = None,
     trigger: str | None = None,
     resolution: tuple[int, int] | int | None = None,
+    class_word: str | None = None,
 ) -> dict[str, Any]:
     """The dataset check as JSON: counts and findings, errors first."""
     from lora_eval.dataset.check import check
     from lora_eval.dataset.folder import scan
 
     dataset = scan(data, metadata)
-    found = check(dataset, trigger=trigger, resolution=resolution)
+    found = check(dataset, trigger=trigger, resolution=resolution, class_word=class_word)
     return {
         "pictures": len(dataset),
         "errors": sum(finding.severity == "error" for finding in found),

@@ -128,6 +128,7 @@ class CheckBody(Body):
     data: StrictStr
     metadata: StrictStr | None = None
     trigger: StrictStr | None = None
+    class_word: StrictStr | None = None
     resolution: StrictInt | None = None
 
 
@@ -250,7 +251,7 @@ def create_routes(
     @router.post("/check")
     def check(body: CheckBody) -> dict[str, Any]:
         table = confined.path(body.metadata) if body.metadata else None
-        return check_folder(confined.path(body.data), table, body.trigger, body.resolution)
+        return check_folder(confined.path(body.data), table, body.trigger, body.resolution, body.class_word)
 
     @router.get("/captioners")
     def list_captioners() -> list[str]:

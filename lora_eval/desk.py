@@ -135,13 +135,21 @@ class Desk:
             raise ConfigError("this is not a list of `key: value` lines; see the templates")
         return to_dict(make_config(values))
 
-    def check(self, folder: str, metadata: str | None, trigger: str, resolution: Any) -> Checked:
-        """Look at every picture of a training folder. Raises DatasetError."""
+    def check(
+        self, folder: str, metadata: str | None, trigger: str, resolution: Any, class_word: str | None = None
+    ) -> Checked:
+        """Look at every picture of a training folder; without a resolution, as the model's own. Raises DatasetError."""
         if not folder.strip():
             raise ConfigError("no folder is chosen; give the folder with the training pictures")
         table = Path(metadata.strip()).expanduser() if metadata and metadata.strip() else None
         side = TrainConfig(resolution=resolution).resolution
-        found = actions.check_folder(Path(folder.strip()).expanduser(), table, trigger.strip() or None, side)  # type: ignore[arg-type]
+        if side is None:
+            try:
+                side = self.host().native_size()
+            except LoraEvalError:
+                side = None
+        words = trigger.strip() or None, (class_word or "").strip() or None
+        found = actions.check_folder(Path(folder.strip()).expanduser(), table, words[0], side, words[1])
         dataset = _scan(folder, metadata)
         pictures = [CheckedPicture(dataset.name(item.path), item.path, item.caption) for item in dataset.items]
         return Checked(pictures, found["findings"])

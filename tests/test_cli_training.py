@@ -190,3 +190,21 @@ def test_check_judges_variety_when_an_encoder_is_named(
     _, judged, _ = run(capsys, "check", data, "--resolution", "64", "--encoder", "auto")
     more = set(judged.splitlines()) - set(plain.splitlines())
     assert len(more) >= 1 and any("resemble each other by 1.00" in line for line in more)
+
+
+def test_the_tab_checks_at_the_models_own_size_and_knows_the_class_word(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 8, trigger="zorp")
+    lines = ["file_name,prompt"] + [f"{path.name},a zorp fox at noon {n}" for n, path in enumerate(data.glob("*.png"))]
+    (data / "metadata.csv").write_text("\n".join(lines) + "\n")
+    host = FakeHost(tmp_path)
+    desk = Desk(lambda: host, JobQueue())
+
+    def codes(resolution: Any = None, class_word: str = "") -> list[tuple[str, str]]:
+        found = desk.check(str(data), None, "zorp", resolution, class_word).findings
+        return [(one["code"], one["message"]) for one in found]
+
+    assert not [code for code, _ in codes() if code == "enlarged"], "the fake model is made for 64 pixels"
+    assert len([code for code, _ in codes(128) if code == "enlarged"]) == 8
+    fused = "'fox' is in 100% of the captions"
+    assert any(fused in message for _, message in codes())
+    assert not any(fused in message for _, message in codes(class_word="fox"))

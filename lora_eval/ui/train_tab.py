@@ -168,26 +168,28 @@ def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, names: list[str],
 
 
 def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown: dict[str, Any]) -> None:
-    def look(folder: str, table: str, trigger: str, resolution: str, said: str = "") -> list[Update]:
+    def look(*about: str, said: str = "") -> list[Update]:
+        folder, table, trigger, resolution, word = about
         try:
-            found = desk.check(folder, table, trigger, form.from_shown("resolution", resolution))
+            found = desk.check(folder, table, trigger, form.from_shown("resolution", resolution), word)
         except LoraEvalError as error:
             return [section(render.message(str(error))), *(gr.update(visible=False) for _ in range(2)), section(said)]
         return [section(render.checked(found)), *(gr.update(visible=True) for _ in range(2)), section(said)]
 
-    def changed(change: Callable[[], int], about: tuple[str, str, str, str]) -> list[Update]:
+    def changed(change: Callable[[], int], about: tuple[str, ...]) -> list[Update]:
         try:
             count = change()
         except LoraEvalError as error:
             return [keep(), keep(), keep(), section(render.message(str(error)))]
         return look(*about, said=render.good(text.WORDS["captions_saved"], count))
 
-    def save(captions: str, folder: str, table: str, trigger: str, resolution: str) -> list[Update]:
+    def save(captions: str, *about: str) -> list[Update]:
         values = {str(name): str(caption) for name, caption in json.loads(captions or "{}").items()}
-        return changed(lambda: desk.save_captions(folder, table, values), (folder, table, trigger, resolution))
+        folder, table, *_ = about
+        return changed(lambda: desk.save_captions(folder, table, values), about)
 
-    def aside(order: str, folder: str, table: str, trigger: str, resolution: str) -> list[Update]:
-        about = (folder, table, trigger, resolution)
+    def aside(order: str, *about: str) -> list[Update]:
+        folder, table, *_ = about
         asked = json.loads(order or "{}")
         try:
             desk.save_captions(folder, table, {str(key): str(value) for key, value in asked["captions"].items()})
@@ -196,16 +198,18 @@ def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown
             return [keep(), keep(), keep(), section(render.message(str(error)))]
         return look(*about, said=render.good(text.WORDS["aside_done"], moved))
 
-    def prepend(folder: str, table: str, trigger: str, resolution: str) -> list[Update]:
-        return changed(lambda: desk.add_trigger(folder, table, trigger), (folder, table, trigger, resolution))
+    def prepend(*about: str) -> list[Update]:
+        folder, table, trigger, *_ = about
+        return changed(lambda: desk.add_trigger(folder, table, trigger), about)
 
-    inputs = [top["train_data_dir"], controls["metadata_path"], top["trigger"], controls["resolution"]]
+    inputs = [top["train_data_dir"], controls["metadata_path"], top["trigger"]]
+    inputs += [controls["resolution"], controls["class_word"]]
     outputs = [shown[name] for name in ("check", "captions", "prepend", "saved")]
     listen(top["check"].click, look, inputs, outputs)
     # the page's captions take the place of the first input, which only has to hold a text
-    instead = "(_, folder, table, trigger, size) => [loraEval.captions(), folder, table, trigger, size]"
+    instead = "(_, ...about) => [loraEval.captions(), ...about]"
     listen(shown["captions"].click, save, [top["name"], *inputs], outputs, js=instead)
-    instead = "(_, folder, table, trigger, size) => [loraEval.asideOrder(), folder, table, trigger, size]"
+    instead = "(_, ...about) => [loraEval.asideOrder(), ...about]"
     listen(shown["aside"].click, aside, [top["name"], *inputs], outputs, js=instead)
     listen(shown["prepend"].click, prepend, inputs, outputs)
     listen(shown["score"].click, None, [], [], js="() => { loraEval.scoreRun(); return []; }")
