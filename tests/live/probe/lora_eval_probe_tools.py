@@ -45,7 +45,7 @@ def networks() -> list[Any]:
 def parts(roots: Sequence[torch.nn.Module]) -> dict[str, int]:
     """What lies in memory now, in bytes: the model, the LoRA in training, its optimiser, the rest; the largest of that.
 
-    ``model_gradients`` counts parameters of the model that take part in autograd or hold a gradient.
+    ``model_gradients`` counts parameters of the model that hold a gradient.
     """
     gc.collect()
     lora = [parameter for network in networks() for parameter in network.parameters()]
@@ -64,7 +64,7 @@ def parts(roots: Sequence[torch.nn.Module]) -> dict[str, int]:
         "optimiser": sum(state.values()),
         "rest": sum(rest.values()),
         "largest": max(rest.values(), default=0),
-        "model_gradients": sum(weight.requires_grad or weight.grad is not None for weight in weights),
+        "model_gradients": sum(weight.grad is not None for weight in weights),
     }
 
 
