@@ -407,11 +407,11 @@ def ui(arguments: argparse.Namespace) -> int:
     """``ui``: both tabs on a page of their own, until Ctrl-C."""
     if importlib.util.find_spec("gradio") is None:
         raise HostError("the page needs gradio; pip install 'lora-eval[ui]'")
-    from lora_eval.host.current import install
+    from lora_eval.host.current import Settings, install
     from lora_eval.ui.standalone import launch
 
     host = _host(arguments, _Progress(True), arguments.out)
-    install(lambda: host)
+    install(lambda: host, lambda: Settings(language=arguments.language))
     launch("0.0.0.0" if arguments.listen else "127.0.0.1", arguments.port)
     return GOOD
 

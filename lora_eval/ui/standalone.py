@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import gradio as gr
 
 from lora_eval.desk import Desk
 from lora_eval.errors import HostError
+from lora_eval.host.current import current_settings
+from lora_eval.language import ENGLISH
 from lora_eval.served import add_routes
 from lora_eval.ui import compat
 from lora_eval.ui.tabs import tabs
@@ -19,7 +22,7 @@ DEFAULT_PORT = 7862
 
 def build(desk: Desk | None = None) -> tuple[gr.Blocks, dict[str, Any]]:
     """The page and the arguments its ``launch`` needs beside address and port."""
-    script, style = _asset("javascript", "lora_eval.js"), _asset("", "style.css")
+    script, style = _asset("javascript", "lora_eval.js") + _localisation(), _asset("", "style.css")
     made = tabs(desk)
     about, launching = compat.page_options(f"<script>{script}</script>", style)
     with gr.Blocks(title="LoRA Eval", analytics_enabled=False, **about) as page:
@@ -31,6 +34,16 @@ def build(desk: Desk | None = None) -> tuple[gr.Blocks, dict[str, Any]]:
             # this version has no place for a script in the page's head
             page.load(None, None, None, _js=f"() => {{ {script} }}")
     return page, launching
+
+
+def _localisation() -> str:
+    """The script that says the tabs' texts in the language that is set; "" for English."""
+    language = current_settings().language
+    if language == ENGLISH:
+        return ""
+    words = json.dumps(json.loads(_asset("localizations", f"{language}.json")), ensure_ascii=False)
+    localize = (Path(__file__).resolve().parent.parent / "assets" / "ui" / "localize.js").read_text(encoding="utf-8")
+    return localize.replace("LORA_EVAL_WORDS", words.replace("<", "\\u003c"))
 
 
 def launch(host: str = "127.0.0.1", port: int | None = None, desk: Desk | None = None, block: bool = True) -> gr.Blocks:

@@ -256,3 +256,27 @@ def test_presets_are_shown_with_pictures_and_minutes_and_the_chosen_one_marked()
     assert "<b>400</b>" in rows[1] and "1,200" in rows[1] and "<b>60</b>" in rows[1] and "chosen" in rows[1]
     unknown = score_view.presets({"quick": Estimate(120, None)}, "quick")
     assert text.WORDS["minutes_unknown"] in unknown and "–" in unknown
+
+
+def test_the_page_of_our_own_speaks_the_language_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_eval.host.current import Settings
+    from lora_eval.ui import standalone
+
+    assert standalone._localisation() == ""
+    monkeypatch.setattr(standalone, "current_settings", lambda: Settings(language="zh_CN"))
+    script = standalone._localisation()
+    assert '"Run": "运行"' in script and "LORA_EVAL_WORDS" not in script and "</" not in script
+
+
+def test_handlers_speak_the_language_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_eval import language
+    from lora_eval.host.current import Settings
+    from lora_eval.ui import compat
+
+    asked = compat._spoken(lambda words: language.said(words))
+    assert asked("usable from 0.4 to 1") == "usable from 0.4 to 1"
+    monkeypatch.setattr(compat, "current_settings", lambda: Settings(language="zh_CN"))
+    assert asked("usable from 0.4 to 1") == "可用权重为 0.4 至 1"
+    # a language of the WebUI that we do not speak is English
+    monkeypatch.setattr(compat, "current_settings", lambda: Settings(language="fr_FR"))
+    assert asked("usable from 0.4 to 1") == "usable from 0.4 to 1"
