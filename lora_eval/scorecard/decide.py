@@ -96,7 +96,9 @@ def standing(data: RunData, measurement: Measurement) -> Standing:
     tied = _ties(objective, first, usable) if first is not None else []
     chosen = None
     if first is not None:
-        chosen = min((i for i in usable if gain[i] >= EQUAL_GAIN * gain[first]), key=lambda i: _order(grid, i))
+        # a gain below 0 is within a fiftieth of nothing but itself
+        equal = [i for i in usable if i == first or gain[i] >= EQUAL_GAIN * gain[first] > 0]
+        chosen = min(equal, key=lambda i: _order(grid, i))
     return Standing(grid, rows, objective, shut, candidates, gain, first, tied, chosen)
 
 

@@ -199,6 +199,15 @@ def test_the_rank_is_the_mean_and_not_its_lower_end(monkeypatch: pytest.MonkeyPa
     assert now.chosen is not None and now.grid.conditions[now.chosen].weight == 1.0
 
 
+def test_where_nothing_is_gained_the_least_bad_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("good", weights=(0.0, 0.4, 1.0))
+    cube = np.stack([np.full((8, 4), -0.02), np.full((8, 4), -0.03)])
+    draws = resample(cube, RESAMPLES)
+    monkeypatch.setattr(deciding, "_objective", lambda grid, measurement: deciding._Objective(draws, cube, "gain"))
+    now = standing(run, measure(run, RESAMPLES))
+    assert now.chosen == now.first == 0
+
+
 def test_what_comes_within_a_fiftieth_is_as_good_and_the_lower_is_taken() -> None:
     run = make_run("good", weights=(0.0, 0.4, 1.0, 1.2), noise=0.01)
     now = standing(run, measure(run, RESAMPLES))
