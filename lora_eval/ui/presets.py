@@ -26,11 +26,11 @@ def make(desk: Desk, element: str) -> dict[str, Any]:
                     label=label,
                     info=info,
                     scale=3,
-                    elem_id=f"{element}_preset",
+                    elem_id=f"{element}_kept_preset",
                 )
             )
             for key, words in (("load", text.PRESET_LOAD), ("save", text.PRESET_SAVE)):
-                made[key] = gr.Button(words, size="sm", scale=1, min_width=80, elem_id=f"{element}_preset_{key}")
+                made[key] = gr.Button(words, size="sm", scale=1, min_width=80, elem_id=f"{element}_kept_preset_{key}")
         made["file"] = transient(
             gr.File(label=text.SETTINGS_FILE, file_types=[".yaml", ".yml", ".toml"], elem_id=f"{element}_config_file")
         )

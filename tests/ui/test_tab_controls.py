@@ -280,3 +280,12 @@ def test_handlers_speak_the_language_that_is_set(monkeypatch: pytest.MonkeyPatch
     # a language of the WebUI that we do not speak is English
     monkeypatch.setattr(compat, "current_settings", lambda: Settings(language="fr_FR"))
     assert asked("usable from 0.4 to 1") == "usable from 0.4 to 1"
+
+
+def test_no_two_controls_share_an_id() -> None:
+    from lora_eval.ui.tabs import tabs
+
+    for blocks, _, _ in tabs(Desk(Nowhere, JobQueue())):  # type: ignore[arg-type]
+        ids = [one["props"].get("elem_id") for one in blocks.get_config_file()["components"]]
+        named = [id for id in ids if id]
+        assert sorted(named) == sorted(set(named))
