@@ -91,6 +91,11 @@ def checkpoint_lost(result: Result) -> float | None:
     return max(best.values()) - best[result["checkpoint"]]
 
 
+def one_picture(result: Result) -> float:
+    """The share of one picture with the trigger: a difference below it is none that the reader could see."""
+    return 1.0 / result.get("pictures", 32)
+
+
 def at_full_weight(result: Result) -> dict[str, Any]:
     """What the reader saw of the last checkpoint at the weight nearest 1."""
     last = [t for t in result["truth"] if t["checkpoint"]]
@@ -229,8 +234,12 @@ def markdown(results: list[Result], command: str) -> str:
         ),
         "Advice against the reader (weights within 2 points of the best quality count as best):",
         _table(
-            ("kind", "with a weight", "weight within 0.1", "checkpoint within 2 points", "mean quality lost"),
-            [_advice_row(results, kind) for kind in KINDS if of_kind(results, kind)],
+            ("kind", "with a weight", "weight within 0.1", "checkpoint within 2 points", "or one picture",
+             "mean quality lost"),
+            [
+                *(_advice_row(results, kind) for kind in KINDS if of_kind(results, kind)),
+                _advice_row(results, ""),
+            ],
         ),
         "What the reader saw at the weight nearest 1 of the last checkpoint (means): was the fault planted?",
         _table(
@@ -288,13 +297,14 @@ def _foreign_row(row: dict[str, Any]) -> list[Any]:
 
 
 def _advice_row(results: list[Result], name: str) -> list[Any]:
-    mine = of_kind(results, name)
+    mine = of_kind(results, name) if name else results
     near = rate(None if (off := weight_off(r)) is None else off <= WEIGHT_OFF + 1e-9 for r in mine)
     right = rate(None if (off := checkpoint_lost(r)) is None else off <= EQUAL + 1e-9 for r in mine)
+    nearly = rate(None if (off := checkpoint_lost(r)) is None else off <= one_picture(r) + 1e-9 for r in mine)
     lost = [x for r in mine if (x := quality_lost(r)) is not None]
     return [
-        name, f"{near[1]} of {len(mine)}", f"{near[0]} of {near[1]}", f"{right[0]} of {right[1]}",
-        _number(float(np.mean(lost)) if lost else float("nan")),
+        name or "all", f"{near[1]} of {len(mine)}", f"{near[0]} of {near[1]}", f"{right[0]} of {right[1]}",
+        f"{nearly[0]} of {nearly[1]}", _number(float(np.mean(lost)) if lost else float("nan")),
     ]  # fmt: skip
 
 

@@ -52,8 +52,14 @@ TRIGGERED = ("plain", "fidelity", "challenge", "composition")
 CORE_ROLES = ("plain", "fidelity")
 COVERAGE_FIRST_SEED = 1001
 PLACES = ("on the left", "in the center", "on the right")
-# the rank depends on how many prompts a suite has; the others speak of their one prompt only (see statistics.py)
-NOT_COMPARABLE = ("retrieval_rank", "leak", "unrelated_drift")
+# the rank depends on how many prompts a suite has; the others, and the score that has leak among its parts, speak of
+# the one prompt without the trigger that was drawn (see statistics.py)
+NOT_COMPARABLE = (
+    ("alignment", "retrieval_rank"),
+    ("generalisation", "leak"),
+    ("generalisation", "unrelated_drift"),
+    ("generalisation", "score"),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -151,6 +157,7 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
             if options.measure_again:
                 result.update(_answer(report(folder / "score")))
                 result["adaptive"] = adaptive_answer(folder / "score")
+                result["pictures"] = _triggered(RunFolder(folder / "score"))
                 result["truth"] = read_truth(reader, RunFolder(folder / "score"), case.concept)
                 if result["coverage"]:
                     report(folder / "coverage", resamples=200)
@@ -175,12 +182,19 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
             **_answer(card),
             "truth": read_truth(reader, RunFolder(folder / "score"), case.concept),
             "adaptive": adaptive_answer(folder / "score"),
+            "pictures": _triggered(RunFolder(folder / "score")),
             "coverage": [],
         }
         if case.kind == "good" and options.coverage_prompts:
             result["coverage"] = coverage(host, case, loras[-1], history, folder, options)
         write_json(path, plain(result))
         return dict(plain(result))
+
+
+def _triggered(run: RunFolder) -> int:
+    """Pictures with the trigger at each checkpoint and weight."""
+    plan = run.read_plan()
+    return len(plan.seeds) * sum(prompt.role in TRIGGERED for prompt in plan.prompts)
 
 
 def _answer(card: Scorecard) -> dict[str, Any]:
@@ -380,7 +394,7 @@ def _compare(folder: Path) -> list[dict[str, Any]]:
         tables.append(table.dropna(subset=["value"]).set_index(keys))
     found = []
     for key, row in tables[0].iterrows():
-        if key[1] in NOT_COMPARABLE or key not in tables[1].index:
+        if key in NOT_COMPARABLE or key not in tables[1].index:
             continue
         if not np.isfinite(row["ci_low"]) or not np.isfinite(row["ci_high"]):
             continue
