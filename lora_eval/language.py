@@ -118,6 +118,9 @@ def _templates(name: str) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
         # a lone word is translated where it is all that is said, not inside other text
         if len(parts) == 1 and re.fullmatch(r"[\w-]+", template):
             continue
+        # "a fox at night" is no sentence of ours because one has "at" between two holes
+        if not parts[0] and len(re.sub(r"[^A-Za-z]", "", "".join(parts))) < 3:
+            continue
         found.setdefault(parts[0][:1], []).append((template, parts))
     return found
 

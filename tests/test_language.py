@@ -45,6 +45,7 @@ TOGETHER = {
                                                         "Likely {0}: ahead of {1}, behind in nothing",
                                                         "Take {0}: ahead of {1} in {2}, behind in nothing",
                                                         "Likely {0}: ahead of {1} in {2}, behind in nothing"],
+    "{0} at {1}": ["drawing {0} at {1}: {2}, seed {3}"],
     "No clear winner{0}{1}{2}.": ["No clear winner: ", "No clear winner."],
     "{0} lead{1} in {2}": ["{0} lead in {1}", "{0} leads in {1}"],
     "{0}, and the training loss rises with it": [", and the training loss rises with it"],
@@ -145,7 +146,18 @@ def test_sentences_put_together_from_templates(english: str, chinese: str) -> No
     assert said(english) == english
 
 
-@pytest.mark.parametrize("text", ["", "a red zorp, gray background", "fox-v2.1_final", "0.95", "C:\\pictures\\1.png"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a red zorp, gray background",
+        "a fox at night",
+        "one of two in a wood",
+        "fox-v2.1_final",
+        "0.95",
+        "C:\\pictures\\1.png",
+    ],
+)
 def test_what_is_not_ours_stays_as_it_is(text: str) -> None:
     with speak("zh_CN"):
         assert said(text) == text

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lora_eval import library
+from lora_eval import language, library
 from lora_eval.desk import Checked, TrainView
 from lora_eval.errors import LoraEvalError
 from lora_eval.jobs import ENDED, PAUSED, QUEUED, RUNNING, JobState
@@ -82,7 +82,7 @@ def job(state: JobState | None, folder: Path | None, nothing: str, hint: str = "
     if state.status == QUEUED and state.position:
         times.append(f"{_word('ahead')} <b>{state.position}</b>")
     count = f"<span>{state.done} / {state.total}</span>" if state.total > 1 else ""
-    line = f'<div class="lora-eval-text">{_e(state.text)}</div>' if active and state.text else ""
+    line = f'<div class="lora-eval-text">{_e(language.said(state.text))}</div>' if active and state.text else ""
     bar = f'role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}"'
     quiet = f'<div class="lora-eval-quiet">{_e(hint)}</div>' if hint and state.status == RUNNING else ""
     again = _button("again", state.id, text.RESUME) if state.resumable else ""

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2] / "lora_eval"
 SENTENCES = (
     *("scorecard/verdicts.py", "scorecard/decide.py", "scorecard/advice.py", "scorecard/adaptive.py"),
     *("scorecard/references.py", "scorecard/extras.py", "scorecard/collect.py", "scorecard/run.py"),
+    *("scorecard/draw.py", "scorecard/features.py"),
     *("scorecard/table.py", "scorecard/compare.py", "scorecard/compare_verdict.py"),
     *("training/curve.py", "training/unrest.py"),
     *sorted(f"scorecard/measures/{path.name}" for path in (ROOT / "scorecard" / "measures").glob("*.py")),
