@@ -14,6 +14,7 @@ from tests.live.page import PATIENCE, show, status
 
 SETTINGS = """\
 resolution: 64
+epochs: 2000
 max_steps: {steps}
 batch_size: 2
 save_steps: {steps}
@@ -73,12 +74,13 @@ def test_the_whole_way(webui: Any, page: Any) -> None:
     first, second = f"{name}-first", f"{name}-second"
     show(page, "train", "LoRA Train")
     page.locator("#lora_eval_train_yaml_group").get_by_text("Settings as YAML").click()
-    settings(page, 60)
+    settings(page, 20_000)
     box = train(page, webui.data / "lora-eval-live", first)
     status(box, "running")
-    page.wait_for_function(
-        "() => Number((document.querySelector('#lora_eval_train_job')?.innerText.match(/(\\d+) \\/ 60/) || [])[1]) >= 2"
+    steps = (
+        r"() => Number((document.querySelector('#lora_eval_train_job')?.innerText.match(/(\d+) \/ 20000/) || [])[1])"
     )
+    page.wait_for_function(f"{steps} >= 2")
     page.click("#lora_eval_train_interrupt")
     status(box, "interrupted")
     settings(page, 6)

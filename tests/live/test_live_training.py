@@ -176,7 +176,9 @@ def test_memory_grows_by_the_lora_its_optimiser_and_the_activations(webui: Any) 
     assert seen["optimiser"] == 8 * numbers + 4 * seen["lora_tensors"]
     # twenty pictures encoded: latents of 8x8 and a text each
     assert seen["rest"] - before["rest"] < 21 * (77 * 2048 + 4 * 8 * 8 + 2816) * 4 + (1 << 20)
-    assert 0 < seen["activations"] <= seen["peak"] < 2 * seen["activations"] + 4 * seen["lora"] < seen["model"]
+    # what is saved of the batch itself was there before
+    assert 0 < seen["activations"] <= seen["peak"] + (1 << 18)
+    assert seen["peak"] < 2 * seen["activations"] + 4 * seen["lora"] < seen["model"]
     after = webui.call("/lora-eval-probe/memory")
     assert (after["model"], after["lora"], after["optimiser"]) == (before["model"], 0, 0)
 

@@ -45,17 +45,19 @@ def press_generate(page: Any) -> None:
 
 def test_generate_pressed_during_a_sweep_returns_within_one_batch(webui: Any, txt2img: Any, other_lora: str) -> None:
     run = f"live-turn-{time.time_ns()}"
-    id = webui.score(f"models/Lora/{other_lora}.safetensors", run=run, steps=12, **LONG["score"])
-    webui.until(id, lambda state: state["done"] >= 2)
+    id = webui.score(f"models/Lora/{other_lora}.safetensors", run=run, steps=40, **LONG["score"])
+    asked = webui.until(id, lambda state: state["done"] >= 2)["done"]
     assert txt2img.locator(DRAWN).count() == 0
-    asked = webui.job(id)["done"]
+    began = time.monotonic()
     press_generate(txt2img)
     txt2img.wait_for_selector(DRAWN, state="attached")
     state = webui.job(id)
     webui.call(f"/lora-eval/v1/jobs/{id}/interrupt", {})
-    # the batch that was drawn when it was pressed, and those drawn while click and picture travelled: two seconds
-    pace = state["done"] / (time.time() - state["started"])
-    assert state["status"] == "running" and state["done"] - asked <= 3 + 2 * pace, (asked, state)
+    drawn = state["done"] - asked
+    # the batch that was drawn when it was pressed, and those drawn while click and picture travelled: three seconds
+    pace = drawn / (time.monotonic() - began)
+    print(f"{drawn} pictures of the sweep in {time.monotonic() - began:.1f} s until the page showed its own")
+    assert state["status"] == "running" and drawn <= 1 + 3 * max(pace, 1), (asked, state)
     assert webui.over(id)["status"] == "interrupted"
 
 
