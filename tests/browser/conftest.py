@@ -7,6 +7,7 @@ is set: then they fail.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -21,10 +22,9 @@ from typing import Any
 import pytest
 
 REQUIRED = bool(os.environ.get("LORA_EVAL_BROWSER_REQUIRED"))
-if REQUIRED:
+playwright: Any = None
+with contextlib.suppress(ModuleNotFoundError):
     import playwright.sync_api as playwright
-else:
-    playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
     "--no-sandbox",
@@ -106,6 +106,9 @@ def served(serve: Callable[[], Server]) -> Server:
 @pytest.fixture(scope="session")
 def launch_browser() -> Iterator[Callable[[], Any]]:
     """Starts a browser of its own for each call."""
+    if playwright is None:
+        assert not REQUIRED, "no playwright: pip install playwright"
+        pytest.skip("no playwright: pip install playwright")
     if CHROMIUM is None:
         assert not REQUIRED, "no chromium on this machine: apt-get install chromium"
         pytest.skip("no chromium on this machine")
