@@ -151,7 +151,8 @@
         place.append(button);
         if (mean !== undefined) place.style.cssText = colour(mean, low, high, metric.colour);
         const here = { ...held, [x]: column, [y]: row };
-        if (data.pick.weight >= 0 && here.weight === data.pick.weight && here.checkpoint === data.pick.checkpoint) place.className = "pick";
+        const told = [x, y].some((axis) => axis === "weight" || axis === "checkpoint");
+        if (told && data.pick.weight >= 0 && here.weight === data.pick.weight && here.checkpoint === data.pick.checkpoint) place.className = "pick";
         line.append(place);
       }
       body.append(line);
