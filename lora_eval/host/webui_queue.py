@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any, Protocol
 
 from lora_eval.host.protocol import Job
@@ -22,6 +23,22 @@ class Bar(Protocol):
 
     def stop_batch(self, job: Job) -> None:
         """Press the host's Interrupt for the batch that this job is drawing."""
+
+
+GIVE_WAY = 1.0
+"""Seconds that whoever was first in line has to wake up and take the queue."""
+
+
+def _give_way(lock: Any) -> None:
+    """Let the first in line have the queue before we ask for it again.
+
+    The hosts' lock wakes the first in line and is free until that thread runs; ours runs already, asks again for its
+    next batch, gets it, and on a busy machine goes on like that.
+    """
+    inner = getattr(lock, "_lock", None)
+    until = time.monotonic() + GIVE_WAY
+    while inner is not None and not inner.locked() and time.monotonic() < until:
+        time.sleep(0.002)
 
 
 class QueueLock:
@@ -67,8 +84,11 @@ class QueueLock:
         if self._depth == 0:
             from modules.call_queue import queue_lock
 
+            others = self.waiting
             self._owner = None
             queue_lock.release()
+            if others:
+                _give_way(queue_lock)
 
 
 class ReloadWatch:

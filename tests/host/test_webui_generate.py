@@ -385,6 +385,52 @@ def test_a_person_s_interrupt_is_no_pause(webui: Any, host: Any) -> None:
         assert not job.paused
 
 
+def test_who_was_first_in_line_has_the_queue_before_the_next_batch(
+    webui: Any, host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    asked = threading.Event()
+
+    def user() -> None:
+        webui.lock._pending_threads.append(object())
+        asked.set()
+        while webui.lock.locked():
+            pass
+        # as slow to wake up as a thread on a busy machine
+        released.wait(LONG)
+        with webui.lock:
+            webui.lock._pending_threads.clear()
+            order.append("user")
+            taken.set()
+            on.wait(LONG)
+
+    released, taken, on = threading.Event(), threading.Event(), threading.Event()
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        released.set()
+        taken.wait(LONG)
+
+    monkeypatch.setattr("lora_eval.host.webui_queue.time.sleep", nap)
+    thread = threading.Thread(target=user)
+
+    def draw(call: int) -> None:
+        if call == 1:
+            thread.start()
+            assert asked.wait(LONG)
+        else:
+            order.append("second batch")
+
+    webui.on_draw = draw
+    with host.job("sweep", 2):
+        host.generate(requests("a cat"), SAMPLING)
+        on.set()
+        host.generate(requests("a dog"), SAMPLING)
+    thread.join(LONG)
+    assert order == ["user", "second batch"] and naps
+
+
 def test_those_who_wait_for_the_running_job_are_counted(webui: Any, host: Any) -> None:
     webui.lock._pending_threads = [object(), object()]
     assert host.waiting() == 0, "nobody waits for us while the queue is not ours"
