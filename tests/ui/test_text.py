@@ -1,4 +1,7 @@
-"""Every text that the tabs show has a Chinese translation, and the tabs show no text of their own."""
+"""Every text that the tabs show has a Chinese translation, and the tabs show no text of their own.
+
+Sentences of the scorecard, advice among them, are translated by the package: see ``tests/test_language.py``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from dataclasses import fields
 from pathlib import Path
 
 from lora_eval import callbacks
-from lora_eval.scorecard import advice
 from lora_eval.training.config import TrainConfig
 from lora_eval.ui import text
 
@@ -30,13 +32,6 @@ def test_every_text_of_the_settings_is_translated() -> None:
                 texts.append(ast.literal_eval(node.args[0]))
     assert len(texts) >= 8
     assert [words for words in texts if words not in TRANSLATIONS] == []
-
-
-def test_every_advice_is_translated() -> None:
-    rules = [rule for table in vars(advice).values() if isinstance(table, (list, tuple)) for rule in table]
-    rules = [rule for rule in rules if isinstance(rule, advice.Rule)]
-    assert rules
-    assert [words for rule in rules for words in (rule.what, rule.change) if words not in TRANSLATIONS] == []
 
 
 def test_every_fixed_mend_of_the_dataset_check_is_translated() -> None:
