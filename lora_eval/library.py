@@ -143,7 +143,11 @@ def seconds_per_image(output_folder: Path, steps: int | None = None, pixels: int
         if not kept or sum(kept) <= 0:
             continue
         seconds = sum(kept) / len(kept)
-        sampling = read_json(run / "plan.json").get("sampling", {})
+        try:
+            sampling = read_json(run / "plan.json").get("sampling", {})
+        except (RunError, AttributeError):
+            # a broken run tells no speed, and must not keep the tab from being shown
+            continue
         if steps and sampling.get("steps"):
             seconds *= steps / sampling["steps"]
         if pixels and sampling.get("width") and sampling.get("height"):

@@ -277,3 +277,55 @@ def test_downloads_are_offered_when_the_scorecard_is_there(desk: Desk, folders: 
     assert desk.downloads(run) == []
     put(run / "scorecard.json", "{}")
     assert [path.name for path in desk.downloads(run)] == ["cells.csv", "scorecard.json"]
+
+
+def test_the_history_says_what_came_out_the_latest_first(desk: Desk, folders: Folders) -> None:
+    import os
+
+    run = scored(folders)
+    earlier = folders.output_folder / "hen-scorecard"
+    put(earlier / "plan.json", "{}")
+    best = {"checkpoint": "hen", "weight": 0.7}
+    put(earlier / "scorecard.json", json.dumps({"verdict": "Use hen.", "recommended": best, "dimensions": {}}))
+    os.utime(earlier / "plan.json", (1, 1))
+    found = desk.history()
+    assert [one.folder for one in found] == [run, earlier]
+    assert (found[0].verdict, found[0].checkpoint, found[0].weight) == ("", None, None)
+    assert (found[1].verdict, found[1].checkpoint, found[1].weight) == ("Use hen.", "hen", 0.7)
+    # a broken scorecard is told in its row and hides no other
+    put(earlier / "scorecard.json", "{")
+    assert "scorecard.json" in desk.history()[1].verdict and len(desk.history()) == 2
+
+
+def test_one_run_cannot_be_compared(desk: Desk, folders: Folders) -> None:
+    for runs in ([], [scored(folders)]):
+        with pytest.raises(ConfigError, match="two runs"):
+            desk.compare(runs)
+
+
+def test_two_runs_are_compared_into_a_folder_of_their_own(desk: Desk, folders: Folders, tmp_path: Path) -> None:
+    from tests.fakes_scorecard import small_score
+
+    runs = [folders.output_folder / name for name in ("cat", "cub")]
+    for run in runs:
+        small_score(tmp_path / "made", run)
+    made = desk.compare(runs, "zorp-000200:1, zorp-000100:0.5")
+    assert sorted(path.name for path in made.iterdir() if path.is_file()) == [
+        "compare.csv",
+        "compare.html",
+        "compare.json",
+    ]
+    told = json.loads((made / "compare.json").read_text())
+    assert [(side["checkpoint"], side["weight"]) for side in told["sides"]] == [
+        ("zorp-000200", 1.0),
+        ("zorp-000100", 0.5),
+    ]
+    # a comparison is no run: the list of runs stays as it was
+    assert set(desk.scored_runs()) == set(runs)
+
+
+def test_every_preset_is_estimated_with_the_rest_of_the_order(desk: Desk) -> None:
+    found = desk.estimates(order(preset="quick", seeds=3, budget=400))
+    assert list(found) == ["quick", "standard", "thorough", "adaptive"]
+    assert found["quick"].images == 6 * 3 * (1 + 4) and found["quick"].of is None
+    assert (found["adaptive"].images, found["adaptive"].of) == (400, found["thorough"].images)

@@ -69,6 +69,16 @@ def test_speed_is_that_of_drawing_without_the_pauses(tmp_path: Path) -> None:
     assert library.seconds_per_image(tmp_path, steps=40, pixels=256 * 256) == pytest.approx(seconds * 2 / 4)
 
 
+@pytest.mark.parametrize("plan", ["{", "[]"])
+def test_a_broken_run_tells_no_speed_and_hides_none(tmp_path: Path, plan: str) -> None:
+    for name, words, at in (("good", '{"sampling": {}}', 10.0), ("broken", plan, 99.0)):
+        for number in range(10):
+            touch(tmp_path / name / "images" / f"{number}.png", at=1_000_000.0 + 3.0 * number)
+        (tmp_path / name / "plan.json").write_text(words)
+        os.utime(tmp_path / name / "plan.json", (at, at))
+    assert library.seconds_per_image(tmp_path) == pytest.approx(3.0)
+
+
 def test_speed_is_unknown_without_a_run(tmp_path: Path) -> None:
     assert library.seconds_per_image(tmp_path) is None
 
@@ -118,3 +128,20 @@ def test_publishing_copies_once_and_never_over_another_lora(tmp_path: Path) -> N
     with pytest.raises(LoraFileError, match="another LoRA"):
         library.publish(checkpoint, folder)
     assert there.read_bytes() == b"someone else's"
+
+
+# -- checkpoints by their numbers --------------------------------------------------------------------
+
+
+def test_checkpoints_are_picked_by_the_number_in_their_name_or_the_steps_of_their_metadata(tmp_path: Path) -> None:
+    from lora_eval.errors import ConfigError
+    from tests.fakes_scorecard import make_lora
+
+    first, second = (tmp_path / f"fox-{number:06d}.safetensors" for number in (100, 200))
+    last = make_lora(tmp_path / "fox-v2.safetensors", metadata={"ss_steps": "300"})
+    unknown = make_lora(tmp_path / "hen.safetensors")
+    assert [library.checkpoint_number(path) for path in (first, second, last, unknown)] == [100, 200, 300, None]
+    loras = [last, unknown, second, first]
+    assert library.pick_checkpoints(loras, [300, 100, 300]) == [last, first]
+    with pytest.raises(ConfigError, match="no chosen LoRA is checkpoint 150; there are 100, 200, 300"):
+        library.pick_checkpoints(loras, [150])
