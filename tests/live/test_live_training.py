@@ -134,10 +134,10 @@ def test_a_switched_checkpoint_pauses_the_training_and_resume_ends_as_if_nothing
 ) -> None:
     own, base = webui.checkpoint(), webui.txt2img("a cat")
     name = f"live-switch-{time.time_ns()}"
-    whole = webui.over(webui.train(name=f"{name}-whole", max_steps=12))
+    whole = webui.over(webui.train(name=f"{name}-whole", max_steps=60))
     assert whole["status"] == "finished", whole["error"]
-    id = webui.train(name=name, max_steps=12)
-    webui.until(id, lambda state: state["total"] == 12 and state["done"] >= 2)
+    id = webui.train(name=name, max_steps=60)
+    webui.until(id, lambda state: state["total"] == 60 and state["done"] >= 2)
     # the WebUI loads the other one as soon as the training lets go
     user = threading.Thread(target=webui.choose, args=(other_checkpoint,))
     user.start()
@@ -146,7 +146,7 @@ def test_a_switched_checkpoint_pauses_the_training_and_resume_ends_as_if_nothing
     assert (state["status"], state["resumable"]) == ("paused", True), state["error"]
     for word in (Path(own.split(" ")[0]).stem, Path(other_checkpoint).stem, "press Resume"):
         assert word in state["error"]
-    assert 2 <= state["done"] < 12 and webui.data.joinpath(state["result"]["lora"]).is_file()
+    assert 2 <= state["done"] < 60 and webui.data.joinpath(state["result"]["lora"]).is_file()
     assert np.any(webui.txt2img("a cat") != base), "the user's own choice draws"
     webui.call(f"/lora-eval/v1/jobs/{id}/resume", {})
     early = webui.over(id)
@@ -154,7 +154,7 @@ def test_a_switched_checkpoint_pauses_the_training_and_resume_ends_as_if_nothing
     webui.choose(own)
     webui.call(f"/lora-eval/v1/jobs/{id}/resume", {})
     again = webui.over(id)
-    assert (again["status"], again["done"]) == ("finished", 12), again["error"]
+    assert (again["status"], again["done"]) == ("finished", 60), again["error"]
     assert np.array_equal(webui.txt2img("a cat"), base)
     first, second = (load_file(webui.data / one["result"]["lora"]) for one in (whole, again))
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
