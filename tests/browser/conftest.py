@@ -36,7 +36,8 @@ ARGUMENTS = [
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ]
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60_000
+# a busy machine takes minutes for what takes seconds on an idle one
+PATIENCE = 180_000
 # gradio's own page asks a font server that the browser is kept from
 NOT_OURS = ("fonts.googleapis.com", "fonts.gstatic.com", "ERR_NAME_NOT_RESOLVED", "cdnjs.cloudflare.com")
 PYTHON = os.environ.get("LORA_EVAL_PAGE_PYTHON", sys.executable)
