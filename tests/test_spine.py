@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lora_eval.cli import GOOD, main
+from lora_eval.cli import main
+from lora_eval.exits import GOOD
 from lora_eval.host.protocol import ImageRequest, LoraUse, Sampling
 from lora_eval.training.config import load_config
 
