@@ -98,6 +98,14 @@ var loraEval = window.loraEval || (function () {
         return JSON.stringify(changed);
     };
 
+    // a page that changes texts in place keeps what was typed over a caption that has since been changed on disk
+    new MutationObserver(function (records) {
+        for (const { target } of records) {
+            const area = target.nodeType === Node.TEXT_NODE ? target.parentElement : target;
+            if (area && area.matches && area.matches("textarea[data-le-caption]")) area.value = area.defaultValue;
+        }
+    }).observe(document, { childList: true, characterData: true, subtree: true });
+
     // a picture to be moved out of the folder; captions changed on the page are not lost over it
     self.asideOrder = function () {
         return JSON.stringify({ name: self.aside, captions: JSON.parse(self.captions()) });
