@@ -41,6 +41,7 @@ from lora_eval.host.standalone import StandaloneHost
 from lora_eval.lora.files import load_lora, save_lora
 from lora_eval.report.card import plain
 from lora_eval.scorecard.data import Scorecard
+from lora_eval.scorecard.grid import CORE_ROLES
 from lora_eval.scorecard.plan import Cell, Plan
 from lora_eval.scorecard.run import report, score
 from lora_eval.scorecard.store import RunFolder
@@ -49,7 +50,6 @@ from tools.tiny_world.drawings import BACKGROUNDS, COLOURS, SHAPES, SUBJECTS, TE
 from tools.tiny_world.reader import Reader
 
 TRIGGERED = ("plain", "fidelity", "challenge", "composition")
-CORE_ROLES = ("plain", "fidelity")
 COVERAGE_FIRST_SEED = 1001
 PLACES = ("on the left", "in the center", "on the right")
 # the rank depends on how many prompts a suite has; the others, and the score that has leak among its parts, speak of

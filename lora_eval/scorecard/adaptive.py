@@ -122,7 +122,7 @@ class _View:
         checkpoints = data.cells["checkpoint"].tolist()
         rows = [int(r[r >= 0][0]) for r in self.grid.rows]
         self.names = [str(checkpoints[row]) for row in rows]
-        self.gain = np.nan_to_num(self.now.draws.estimate, nan=-np.inf)
+        self.gain = self.now.gain
         self.open = [not shut for shut in self.now.shut]
 
     def _of(self, name: str) -> list[int]:

@@ -127,10 +127,11 @@ def describe(
         if there is not None and there.value is not None and there.value >= good:
             verdict = "good"
             reason = f"{there.value:.2f} at weight {free.weight:g}, which another dimension forbids; here {reason}"
-    above = _everyday_above(where, gated or {})
-    if verdict == "good" and (later := _FOUND_ABOVE.get(name, _nothing)(rows, where, above, measurement)) is not None:
-        verdict = "weak"
-        reason += f"; from weight {later[0]:g} on {later[1]}"
+    if verdict == "good" and name in _FOUND_ABOVE:
+        later = _FOUND_ABOVE[name](rows, where, _everyday_above(where, gated or {}), measurement)
+        if later is not None:
+            verdict = "weak"
+            reason += f"; from weight {later[0]:g} on {later[1]}"
     lowest = _gate_from(name, rows, where, gated or {}, free)
     if lowest is not None and lowest[0] <= EVERYDAY:
         verdict = "poor" if lowest[0] <= 0.6 or verdict == "poor" else "weak"
@@ -146,17 +147,24 @@ def _gate_from(
     name: str, rows: Rows, where: Condition, gated: dict[Condition, list[str]], free: Condition | None
 ) -> tuple[float, str] | None:
     """Lowest weight of the checkpoint at which a gate of this dimension shuts, and which."""
-    deaf = [c.weight for c, gates in gated.items() if c.checkpoint == where.checkpoint and "prompt ignored" in gates]
-    at_once = bool(deaf) and min((w for w in deaf if w > 0), default=math.inf) < ROOM_ABOVE * where.weight - 1e-9
-    owner_of_deaf = "alignment" if at_once or _nowhere_both(rows, where, free) else "strength"
-    owner = {**_GATE_OWNER, "prompt ignored": owner_of_deaf}
-    found = [
+    shut = [
         (condition.weight, gate)
         for condition, gates in gated.items()
         for gate in gates
-        if condition.checkpoint == where.checkpoint and owner.get(gate) == name and condition.weight > 0
+        if condition.checkpoint == where.checkpoint and condition.weight > 0
     ]
-    return min(found) if found else None
+    deaf_from = min((weight for weight, gate in shut if gate == "prompt ignored"), default=math.inf)
+    at_once = _at_once(deaf_from, where)
+    owner = {
+        **_GATE_OWNER,
+        "prompt ignored": "alignment" if at_once or _nowhere_both(rows, where, free) else "strength",
+    }
+    return min(((weight, gate) for weight, gate in shut if owner.get(gate) == name), default=None)
+
+
+def _at_once(weight: float, where: Condition) -> bool:
+    """Whether a weight is reached before the advised one is raised by half."""
+    return weight < ROOM_ABOVE * where.weight - 1e-9
 
 
 def _nowhere_both(rows: Rows, where: Condition, free: Condition | None) -> bool:
@@ -182,10 +190,6 @@ def _everyday_above(where: Condition, gated: dict[Condition, list[str]]) -> _Abo
     return sorted(found, key=lambda pair: pair[0].weight)
 
 
-def _nothing(rows: Rows, where: Condition, above: _Above, measurement: Measurement) -> tuple[float, str] | None:
-    return None
-
-
 def _mixed_above(rows: Rows, where: Condition, above: _Above, measurement: Measurement) -> tuple[float, str] | None:
     for condition, whole in above:
         ratio = find(rows, condition, "consistency", "style_spread_ratio")
@@ -208,7 +212,7 @@ def _deaf_above(rows: Rows, where: Condition, above: _Above, measurement: Measur
     good = LIMITS["alignment"][0]
     for condition, _ in above:
         row = find(rows, condition, "alignment", "score")
-        if condition.weight >= ROOM_ABOVE * where.weight - 1e-9 or row is None or row.value is None:
+        if not _at_once(condition.weight, where) or row is None or row.value is None:
             continue
         if row.value < good and row.ci_high is not None and row.ci_high < (1.0 + good) / 2:
             return condition.weight, f"only {interval_text(row)} of the margin is kept"

@@ -230,14 +230,12 @@ def _judge(
     # the onset lies between the last sound weight and the first broken one
     sound = weights[weights < onset] if math.isfinite(onset) else weights
     last_sound = (float(sound[-1]) if sound.size else 0.0) / FULL_WEIGHT if math.isfinite(onset) else 1.0
+    half = float(metric.half_weight(grid, mean))
     parts: dict[str, tuple[float, float, float]] = {
         "monotony": _spread(float(metric.monotony(rise, mean_rise)), metric.monotony(rise, means_rise)),
         "smoothness": _spread(1.0 - metric.csm(rise, mean_rise) / worst, smooth),
         "unbroken": (unbroken, min(last_sound, unbroken), unbroken),
-        "room": _spread(
-            min(1.0, float(metric.half_weight(grid, mean)) / EVERYDAY),
-            np.minimum(1.0, metric.half_weight(grid, means) / EVERYDAY),
-        ),
+        "room": _spread(min(1.0, half / EVERYDAY), np.minimum(1.0, metric.half_weight(grid, means) / EVERYDAY)),
     }
     name = min(parts, key=lambda key: (round(parts[key][0], 9), key))
     score, low, high = (min(1.0, max(0.0, value)) for value in parts[name])
@@ -253,7 +251,7 @@ def _judge(
     )
     pair_low, pair_high = pairs.interval(low=-1.0, high=1.0)
     row("monotony", float(pairs.estimate), (float(pair_low), float(pair_high)))
-    row("half_weight", float(metric.half_weight(grid, mean)))
+    row("half_weight", half)
     row("csm", csm)
     row("knee", knee)
     row("score", score, (low, high), score=score)
