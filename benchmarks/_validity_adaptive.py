@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._validity_coverage import subset
 from lora_eval.errors import ConfigError
 from lora_eval.scorecard.adaptive import Stop, next_round, with_budget
 from lora_eval.scorecard.data import RunData
@@ -52,11 +53,7 @@ def part_of(data: RunData, plan: Plan) -> RunData:
     names = np.where(cells["weight"] == 0, "", cells["checkpoint"].fillna(""))
     keys = zip(names, cells["weight"], cells["prompt_id"], cells["seed"], strict=True)
     keep = np.array([(str(a), float(b), str(c), int(d)) in wanted for a, b, c, d in keys])
-    return replace(
-        data,
-        cells=cells[keep].reset_index(drop=True),
-        features=data.features[keep], thumbs=data.thumbs[keep], styles=data.styles[keep], pixels=data.pixels[keep],
-    )  # fmt: skip
+    return subset(data, keep)
 
 
 def _sweep(full: Plan, data: RunData) -> Plan:

@@ -91,9 +91,19 @@ def checkpoint_lost(result: Result) -> float | None:
     return max(best.values()) - best[result["checkpoint"]]
 
 
-def one_picture(result: Result) -> float:
-    """The share of one picture with the trigger: a difference below it is none that the reader could see."""
-    return 1.0 / result.get("pictures", 32)
+def fresh_lost(result: Result) -> tuple[float, bool] | None:
+    """The same on pictures drawn for the comparison alone; and whether more than 2 points are lost for sure.
+
+    Sure is the 95 % interval of the paired difference, picture by picture; None without such pictures or advice.
+    """
+    shares = {entry["checkpoint"]: np.array(entry["named"], dtype=float) for entry in result.get("fresh", [])}
+    if result["checkpoint"] not in shares:
+        return None
+    mine = shares[result["checkpoint"]]
+    best = max(shares.values(), key=lambda named: float(named.mean()))
+    off = best - mine
+    margin = 1.96 * float(off.std(ddof=1)) / len(off) ** 0.5
+    return float(off.mean()), float(off.mean()) - margin > EQUAL
 
 
 def at_full_weight(result: Result) -> dict[str, Any]:
@@ -192,8 +202,9 @@ def flat_row(result: Result) -> dict[str, Any]:
         weight_off=weight_off(result),
         quality_lost=quality_lost(result),
         checkpoint_lost=checkpoint_lost(result),
-        intervals=len(result["coverage"]),
-        intervals_hold=sum(c["holds"] for c in result["coverage"]),
+        checkpoint_lost_fresh=None if (fresh := fresh_lost(result)) is None else fresh[0],
+        intervals=sum(c["samples"] for c in result["coverage"]),
+        intervals_hold=sum(c["held"] for c in result["coverage"]),
         verdict=result["verdict"],
     )
     return row
@@ -234,8 +245,8 @@ def markdown(results: list[Result], command: str) -> str:
         ),
         "Advice against the reader (weights within 2 points of the best quality count as best):",
         _table(
-            ("kind", "with a weight", "weight within 0.1", "checkpoint within 2 points", "or one picture",
-             "mean quality lost"),
+            ("kind", "with a weight", "weight within 0.1", "checkpoint within 2 points", "on fresh pictures",
+             "surely worse", "mean quality lost"),
             [
                 *(_advice_row(results, kind) for kind in KINDS if of_kind(results, kind)),
                 _advice_row(results, ""),
@@ -268,8 +279,9 @@ def markdown(results: list[Result], command: str) -> str:
     covered = [c for r in results for c in r["coverage"]]
     if covered:
         parts += [
-            "95 % intervals of good LoRAs at the weight nearest 1 that hold what fresh prompts and seeds give:",
-            _table(("dimension", "hold", "share"), _coverage_rows(covered)),
+            "95 % intervals of scorecards of good LoRAs at the weight nearest 1 that hold the truth (samples of a pool "
+            "of fresh prompts and seeds):",
+            _table(("measure", "pools", "hold", "share"), _coverage_rows(covered)),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -300,11 +312,13 @@ def _advice_row(results: list[Result], name: str) -> list[Any]:
     mine = of_kind(results, name) if name else results
     near = rate(None if (off := weight_off(r)) is None else off <= WEIGHT_OFF + 1e-9 for r in mine)
     right = rate(None if (off := checkpoint_lost(r)) is None else off <= EQUAL + 1e-9 for r in mine)
-    nearly = rate(None if (off := checkpoint_lost(r)) is None else off <= one_picture(r) + 1e-9 for r in mine)
+    fresh = [found for r in mine if (found := fresh_lost(r)) is not None]
+    equal = sum(off <= EQUAL + 1e-9 for off, _ in fresh)
     lost = [x for r in mine if (x := quality_lost(r)) is not None]
     return [
         name or "all", f"{near[1]} of {len(mine)}", f"{near[0]} of {near[1]}", f"{right[0]} of {right[1]}",
-        f"{nearly[0]} of {nearly[1]}", _number(float(np.mean(lost)) if lost else float("nan")),
+        f"{equal} of {len(fresh)}", f"{sum(sure for _, sure in fresh)} of {len(fresh)}",
+        _number(float(np.mean(lost)) if lost else float("nan")),
     ]  # fmt: skip
 
 
@@ -315,12 +329,12 @@ def _truth_row(results: list[Result], name: str) -> list[Any]:
 
 
 def _coverage_rows(covered: list[dict[str, Any]]) -> list[list[Any]]:
+    """Per measure and over all: intervals that hold the truth, of how many, and over how many LoRAs."""
     rows = []
-    for dimension in (*DIMENSIONS, "all"):
-        mine = [c for c in covered if dimension in (c["dimension"], "all")]
-        if mine:
-            held = sum(c["holds"] for c in mine)
-            rows.append([dimension, f"{held} of {len(mine)}", f"{held / len(mine):.0%}"])
+    for key in (*dict.fromkeys((c["dimension"], c["measure"]) for c in covered), ("all", "")):
+        mine = [c for c in covered if key in ((c["dimension"], c["measure"]), ("all", ""))]
+        held, total = sum(c["held"] for c in mine), sum(c["samples"] for c in mine)
+        rows.append([" ".join(key).strip(), len(mine), f"{held} of {total}", f"{held / total:.1%}"])
     return rows
 
 

@@ -10,16 +10,12 @@ processes may share it. Writes ``results.csv``, ``results.json`` and ``validity.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from benchmarks._planted import (
     KINDS,
@@ -34,32 +30,20 @@ from benchmarks._planted import (
     write_dataset,
 )
 from benchmarks._validity_adaptive import adaptive_answer
+from benchmarks._validity_coverage import covered, draw_pool
 from benchmarks._validity_tables import write_tables
+from benchmarks._validity_truth import TRIGGERED, read_fresh, read_truth
 from lora_eval.errors import LoraEvalError, RunError
-from lora_eval.files import make_folder, read_json, write_json, write_text
+from lora_eval.files import make_folder, read_json, write_json
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.lora.files import load_lora, save_lora
 from lora_eval.report.card import plain
 from lora_eval.scorecard.data import Scorecard
-from lora_eval.scorecard.grid import CORE_ROLES
-from lora_eval.scorecard.plan import Cell, Plan
 from lora_eval.scorecard.run import report, score
 from lora_eval.scorecard.store import RunFolder
 from lora_eval.training.loop import train
-from tools.tiny_world.drawings import BACKGROUNDS, COLOURS, SHAPES, SUBJECTS, TEXTURES
+from tools.tiny_world.drawings import SUBJECTS
 from tools.tiny_world.reader import Reader
-
-TRIGGERED = ("plain", "fidelity", "challenge", "composition")
-COVERAGE_FIRST_SEED = 1001
-PLACES = ("on the left", "in the center", "on the right")
-# the rank depends on how many prompts a suite has; the others, and the score that has leak among its parts, speak of
-# the one prompt without the trigger that was drawn (see statistics.py)
-NOT_COMPARABLE = (
-    ("alignment", "retrieval_rank"),
-    ("generalisation", "leak"),
-    ("generalisation", "unrelated_drift"),
-    ("generalisation", "score"),
-)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,9 +60,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--prompts", type=int, default=10, help="from the top of the tiny suite")
     found.add_argument("--seeds", type=int, default=4)
     found.add_argument("--steps", type=int, help="steps of a good LoRA; default: the recipe's")
-    found.add_argument(
-        "--coverage-prompts", type=int, default=32, help="fresh prompts that stand for the truth of intervals; 0: none"
-    )
+    found.add_argument("--pool-prompts", type=int, default=48, help="fresh prompts for the truth of intervals; 0: none")
+    found.add_argument("--pool-seeds", type=int, default=12)
+    found.add_argument("--fresh-prompts", type=int, default=32, help="for the truth of checkpoints; 0: none")
     found.add_argument(
         "--measure-again", action="store_true", help="measure the pictures of what is finished again, drawing nothing"
     )
@@ -128,7 +112,9 @@ def main(argv: list[str]) -> int:
                 ("weights", options.weights),
                 ("prompts", options.prompts),
                 ("seeds", options.seeds),
-                ("coverage-prompts", options.coverage_prompts),
+                ("pool-prompts", options.pool_prompts),
+                ("pool-seeds", options.pool_seeds),
+                ("fresh-prompts", options.fresh_prompts),
             )
         )
         print(write_tables(out, results, command))
@@ -154,41 +140,52 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
             result = dict(read_json(path))
             if result["settings"] != asked:
                 raise RunError(f"{path} was made with other settings; choose another folder")
-            if options.measure_again:
-                result.update(_answer(report(folder / "score")))
-                result["adaptive"] = adaptive_answer(folder / "score")
-                result["pictures"] = _triggered(RunFolder(folder / "score"))
-                result["truth"] = read_truth(reader, RunFolder(folder / "score"), case.concept)
-                if result["coverage"]:
-                    report(folder / "coverage", resamples=200)
-                    result["coverage"] = _compare(folder)
-                write_json(path, plain(result))
-            return result
-        loras, history = _trained(host, case, folder, options)
-        card = score(
-            host,
-            loras,
-            folder / "score",
-            data=folder / "references",
-            weights=options.weights,
-            prompts=options.prompts,
-            seeds=options.seeds,
-            preset="quick",
-            histories={lora.stem: str(history) for lora in loras},
-            batch_size=8,
-        )
-        result = {
-            "settings": asked,
-            **_answer(card),
-            "truth": read_truth(reader, RunFolder(folder / "score"), case.concept),
-            "adaptive": adaptive_answer(folder / "score"),
-            "pictures": _triggered(RunFolder(folder / "score")),
-            "coverage": [],
-        }
-        if case.kind == "good" and options.coverage_prompts:
-            result["coverage"] = coverage(host, case, loras[-1], history, folder, options)
-        write_json(path, plain(result))
+            again = _answer(report(folder / "score")) if options.measure_again else {}
+        else:
+            loras, history = _trained(host, case, folder, options)
+            card = score(
+                host,
+                loras,
+                folder / "score",
+                data=folder / "references",
+                weights=options.weights,
+                prompts=options.prompts,
+                seeds=options.seeds,
+                preset="quick",
+                histories={lora.stem: str(history) for lora in loras},
+                batch_size=8,
+            )
+            result, again = {"settings": asked}, _answer(card)
+        if again:
+            result.update(again)
+            result["truth"] = read_truth(reader, RunFolder(folder / "score"), case.concept)
+            result["adaptive"] = adaptive_answer(folder / "score")
+            result["pictures"] = _triggered(RunFolder(folder / "score"))
+        missing = _draw_truth(host, reader, case, folder, result, options) if not options.measure_again else False
+        pool = (folder / "pool" / "summary.csv").exists()
+        if pool and (again or missing):
+            result["coverage"] = covered(folder, case.seed)
+        result.setdefault("coverage", [])
+        if again or missing:
+            write_json(path, plain(result))
         return dict(plain(result))
+
+
+def _draw_truth(
+    host: StandaloneHost, reader: Reader, case: Case, folder: Path, result: dict[str, Any], options: argparse.Namespace
+) -> bool:
+    """Draw what the truth of checkpoints and of intervals needs and is not there; whether anything was."""
+    loras, history = _trained(host, case, folder, options)
+    drawn = False
+    if options.fresh_prompts and "fresh" not in result:
+        result["fresh"] = read_fresh(
+            host, reader, loras, result["truth"], case.concept, case.seed, options.fresh_prompts, options.seeds
+        )
+        drawn = True
+    if case.kind == "good" and options.pool_prompts and not (folder / "pool" / "summary.csv").exists():
+        draw_pool(host, loras[-1], history, folder, case.seed, options.pool_prompts, options.pool_seeds)
+        drawn = True
+    return drawn
 
 
 def _triggered(run: RunFolder) -> int:
@@ -240,177 +237,3 @@ def _stronger(path: Path) -> Path:
     copy = path.with_name(f"{name}-x{STRONG:g}".replace(".", "_") + (step.group() if step else "") + path.suffix)
     save_lora(copy, tensors, {k: v for k, v in lora.metadata.items() if k != "ss_network_alpha"})
     return copy
-
-
-def read_truth(reader: Reader, folder: RunFolder, concept: str) -> list[dict[str, Any]]:
-    """What the reader sees, per checkpoint and weight.
-
-    Returns:
-        Entries ``checkpoint, step, weight, concept`` (mean probability of the concept with the trigger),
-        ``accuracy`` (share read as the concept; ``core`` and ``challenge`` on the prompts of these roles alone),
-        ``disagree`` (how much seeds of one prompt differ in being read as the concept, 0 to 1),
-        ``attributes`` (share of colours, backgrounds, textures and
-        places as asked), ``quality`` (mean of concept x attributes, picture by picture), ``leak``
-        (share read as the concept without the trigger), ``plain style`` (share in no foreign style).
-    """
-    plan = folder.read_plan()
-    classes = reader.classes
-    result = []
-    for group in plan.groups():
-        with_trigger = [cell for cell in group if cell.prompt.role in TRIGGERED]
-        without = [cell for cell in group if cell.prompt.role == "unrelated"]
-        seen = _read(reader, folder, with_trigger)
-        probability = seen["shape"][:, classes["shape"].index(concept)]
-        named = seen["shape"].argmax(axis=1) == classes["shape"].index(concept)
-        right = np.array([_right(classes, seen, k, cell.prompt.text) for k, cell in enumerate(with_trigger)])
-        foreign = _read(reader, folder, without)["shape"] if without else None
-        lora = group[0].lora
-        core = np.array([cell.prompt.role in CORE_ROLES for cell in with_trigger])
-        prompts = np.array([cell.prompt.id for cell in with_trigger])
-        shares = np.array([named[prompts == name].mean() for name in dict.fromkeys(prompts.tolist())])
-        result.append(
-            {
-                "checkpoint": lora.name if lora else "",
-                "step": lora.step if lora else None,
-                "weight": group[0].weight,
-                "concept": float(probability.mean()),
-                "accuracy": float(named.mean()),
-                "core": float(named[core].mean()),
-                "challenge": float(named[~core].mean()),
-                "disagree": float((4 * shares * (1 - shares)).mean()),
-                "attributes": float(right.mean()),
-                "quality": float((probability * right).mean()),
-                "leak": None if foreign is None else float(
-                    (foreign.argmax(axis=1) == classes["shape"].index(concept)).mean()
-                ),
-                "plain_style": float((seen["style"].argmax(axis=1) == 0).mean()),
-            }
-        )  # fmt: skip
-    return result
-
-
-def _read(reader: Reader, folder: RunFolder, cells: list[Cell]) -> dict[str, np.ndarray]:
-    images = []
-    for cell in cells:
-        with Image.open(folder.image_path(cell)) as image:
-            images.append(image.convert("RGB"))
-    return reader.read(images)
-
-
-def asked_for(prompt: str) -> dict[str, str]:
-    """Attribute values that a prompt of the tiny world names."""
-    head, _, ground = prompt.partition(",")
-    words = re.findall(r"[a-z]+", head)
-    found = {
-        "colour": next((w for w in words if w in COLOURS), ""),
-        "texture": next((w for w in words if w in TEXTURES), ""),
-        "position": next((w for w in words if w in ("left", "center", "right")), ""),
-        "background": next((w for w in re.findall(r"[a-z]+", ground) if w in BACKGROUNDS), ""),
-        "shape": next((w for w in words if w in SHAPES), ""),
-    }
-    return {name: value for name, value in found.items() if value}
-
-
-def _right(classes: dict[str, tuple[str, ...]], seen: dict[str, np.ndarray], row: int, prompt: str) -> float:
-    hits = [classes[n][int(seen[n][row].argmax())] == value for n, value in asked_for(prompt).items() if n != "shape"]
-    return float(np.mean(hits))
-
-
-def coverage(
-    host: StandaloneHost, case: Case, lora: Path, history: Path, folder: Path, options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Whether intervals of the run hold what many fresh prompts and seeds give, at the weight nearest 1.
-
-    The many have an error of their own, so the share of intervals that hold their value is a little too low.
-    """
-    weight = _weight_nearest_1(RunFolder(folder / "score"))
-    suite = folder / "coverage.yaml"
-    write_text(suite, fresh_suite(case.seed, options.coverage_prompts))
-    score(
-        host,
-        [lora],
-        folder / "coverage",
-        data=folder / "references",
-        weights=[weight],
-        suite=suite,
-        kind="object",
-        seeds=list(range(COVERAGE_FIRST_SEED, COVERAGE_FIRST_SEED + options.seeds)),
-        preset="quick",
-        histories={lora.stem: str(history)},
-        batch_size=8,
-        resamples=200,
-    )
-    return _compare(folder)
-
-
-def fresh_suite(seed: int, prompts: int) -> str:
-    """A suite of ``prompts`` with the trigger, roles and attributes as in the tiny suite, and an eighth without."""
-    rng = np.random.default_rng([30_000, seed])
-    pick = lambda options: str(rng.choice(list(options)))  # noqa: E731
-    rows: list[dict[str, Any]] = []
-    for k in range(prompts):
-        role = ("plain", "composition", "fidelity", "challenge")[k % 4]
-        colour, ground, place = pick(COLOURS), pick(BACKGROUNDS), pick(PLACES)
-        texture = "plain" if role == "fidelity" else pick(t for t in TEXTURES if t != "plain")
-        row: dict[str, Any] = {"id": f"{role}-{k}", "role": role}
-        row["text"] = (
-            f"a {colour} [trigger], {ground} background"
-            if role == "plain"
-            else f"a {texture} {colour} [trigger] {place}, {ground} background"
-        )
-        if role in ("composition", "challenge"):
-            named = (
-                ("texture", texture, TEXTURES), ("colour", colour, COLOURS), ("position", place, PLACES),
-                ("background", ground, BACKGROUNDS),
-            )  # fmt: skip
-            row["elements"] = [
-                {"name": name, "swap": value, "foils": [v for v in options if v != value][:4]}
-                for name, value, options in named
-            ]
-        rows.append(row)
-    for k in range(prompts // 8):
-        text = f"a {pick(TEXTURES)} {pick(COLOURS)} {pick(SHAPES)} {pick(PLACES)}, {pick(BACKGROUNDS)} background"
-        rows.append({"id": f"other-{k}", "role": "unrelated", "text": text})
-    # JSON is YAML
-    return json.dumps({"name": "fresh", "kind": "object", "class_word": "shape", "prompts": rows}, indent=1)
-
-
-def _weight_nearest_1(run: RunFolder) -> float:
-    return min((w for w in run.read_plan().weights if w > 0), key=lambda w: (abs(w - 1.0), w))
-
-
-def _compare(folder: Path) -> list[dict[str, Any]]:
-    """Every interval of the run at the last checkpoint, with what the fresh pictures give."""
-    import pandas as pd
-
-    few, many = RunFolder(folder / "score"), RunFolder(folder / "coverage")
-    weight, lora = _weight_nearest_1(few), Path(many.read_plan().loras[0].path)
-    keys = ["dimension", "measure"]
-    tables = []
-    for run in (few, many):
-        table = pd.read_csv(run.summary_file)
-        name = _checkpoint_name(run.read_plan(), lora)
-        table = table[(table["checkpoint"] == name) & np.isclose(table["weight"], weight)]
-        tables.append(table.dropna(subset=["value"]).set_index(keys))
-    found = []
-    for key, row in tables[0].iterrows():
-        if key in NOT_COMPARABLE or key not in tables[1].index:
-            continue
-        if not np.isfinite(row["ci_low"]) or not np.isfinite(row["ci_high"]):
-            continue
-        truth = float(tables[1].loc[key, "value"])
-        found.append(
-            {
-                "dimension": key[0],
-                "measure": key[1],
-                "ci_low": float(row["ci_low"]),
-                "ci_high": float(row["ci_high"]),
-                "truth": truth,
-                "holds": bool(row["ci_low"] - 1e-9 <= truth <= row["ci_high"] + 1e-9),
-            }
-        )
-    return found
-
-
-def _checkpoint_name(plan: Plan, lora: Path) -> str:
-    return next(x.name for x in plan.loras if Path(x.path).stem == lora.stem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,9 @@ pytest.importorskip("diffusers")
 
 from benchmarks import _planted as planted
 from benchmarks import _validity_adaptive as adaptive
+from benchmarks import _validity_coverage as coverage
 from benchmarks import _validity_tables as tables
+from benchmarks import _validity_truth as truth
 from benchmarks import validity
 from lora_eval.files import read_json
 from lora_eval.scorecard.adaptive import with_budget
@@ -115,6 +118,35 @@ def test_advice_is_measured_against_the_best_by_the_reader(checkpoint, weight, o
         assert found == (None if expected is None else pytest.approx(expected))
 
 
+@pytest.mark.parametrize(
+    ("advised", "other", "lost", "sure"),
+    [
+        ([1, 1, 0, 0] * 10, [1, 1, 0, 0] * 10, 0.0, False),
+        ([1, 0, 0, 0] * 10, [1, 1, 0, 0] * 10, 0.25, True),
+        # two pictures of forty more, one fewer: nothing is proven
+        ([1, 0, 0] + [1] * 37, [0, 1, 1] + [1] * 37, 0.025, False),
+        ([1, 1] * 20, [1, 0] * 20, 0.0, False),
+    ],
+)
+def test_checkpoints_are_compared_on_fresh_pictures_pair_by_pair(advised, other, lost, sure) -> None:
+    one = result(checkpoint="b")
+    assert tables.fresh_lost(one) is None
+    one["fresh"] = [{"checkpoint": "a", "named": other}, {"checkpoint": "b", "named": advised}]
+    found = tables.fresh_lost(one)
+    assert found == (pytest.approx(lost), sure)
+    assert tables.fresh_lost({**one, "checkpoint": None}) is None
+
+
+def test_the_weight_of_the_comparison_shows_the_concept_most_often_then_best() -> None:
+    entries = [
+        {"checkpoint": name, "weight": weight, "accuracy": accuracy, "quality": quality}
+        for name, weight, accuracy, quality in (
+            ("", 0.0, 1.0, 1.0), ("a", 0.4, 0.5, 0.5), ("a", 0.8, 0.9, 0.6), ("a", 1.2, 0.9, 0.7), ("b", 0.4, 0.2, 0.1),
+        )
+    ]  # fmt: skip
+    assert truth.best_weights(entries) == {"a": 1.2, "b": 0.4}
+
+
 def test_tables_name_fault_dimension_and_counts() -> None:
     text = tables.markdown([result(), result("noisy", alignment=("poor", 0.2))], "the command")
     assert "| noisy | alignment | 1 | 1.00 | 1 of 1 | 0 of 1 | 0 |" in text
@@ -162,23 +194,23 @@ def test_cases_go_round_subjects_and_never_repeat() -> None:
 
 
 def test_prompts_are_read_as_they_are_written() -> None:
-    assert validity.asked_for("a dotted yellow zorp on the right, pink background") == {
+    assert truth.asked_for("a dotted yellow zorp on the right, pink background") == {
         "colour": "yellow", "texture": "dotted", "position": "right", "background": "pink",
     }  # fmt: skip
-    assert validity.asked_for("a plain red star in the center, cyan background")["shape"] == "star"
+    assert truth.asked_for("a plain red star in the center, cyan background")["shape"] == "star"
 
 
 def test_the_fresh_suite_asks_for_what_the_tiny_suite_asks_for(tmp_path: Path) -> None:
     path = tmp_path / "fresh.yaml"
-    path.write_text(validity.fresh_suite(7, 32), encoding="utf-8")
+    path.write_text(truth.fresh_suite(7, 32), encoding="utf-8")
     prompts = load_suite(path, trigger="zorp", class_word="shape")
-    assert path.read_text(encoding="utf-8") == validity.fresh_suite(7, 32) != validity.fresh_suite(8, 32)
+    assert path.read_text(encoding="utf-8") == truth.fresh_suite(7, 32) != truth.fresh_suite(8, 32)
     roles = [p.role for p in prompts]
     assert all(roles.count(r) == 8 for r in ("plain", "fidelity", "composition", "challenge"))
     assert roles.count("unrelated") == 4
     for prompt in prompts:
         assert ("zorp" in prompt.text) == (prompt.role != "unrelated")
-        asked = validity.asked_for(prompt.text)
+        asked = truth.asked_for(prompt.text)
         assert {"colour", "background"} <= set(asked)
         assert ("shape" in asked) == (prompt.role == "unrelated")
         assert len(prompt.elements) == (4 if prompt.role in ("composition", "challenge") else 0)
@@ -193,6 +225,19 @@ def test_a_part_of_a_run_keeps_what_its_plan_drew_and_nothing_else() -> None:
     assert set(part.cells["seed"]) == {1, 2} and (part.cells["weight"] == 0).any()
 
 
+def test_a_sample_of_the_pool_is_a_scorecard_of_the_same_shape() -> None:
+    pool = make_run(seeds=4, checkpoints={"zorp-300": (300, 1.0)})
+    roles = ["plain", "challenge"]
+    rng = np.random.default_rng(0)
+    part = coverage.sample(pool, roles, 2, rng)
+    assert sorted(p.role for p in part.prompts.values()) == sorted(roles)
+    assert set(part.cells["prompt_id"]) == set(part.prompts) and part.cells["seed"].nunique() == 2
+    assert len(part.cells) == len(part.features) == len(part.styles)
+    assert sorted(part.cells["weight"].unique()) == sorted(pool.cells["weight"].unique())
+    others = [coverage.sample(pool, roles, 2, rng) for _ in range(8)]
+    assert len({tuple(sorted(o.cells["image"])) for o in others}) > 4
+
+
 # -- the bench ----------------------------------------------------------------------------------
 
 
@@ -200,7 +245,7 @@ def test_a_part_of_a_run_keeps_what_its_plan_drew_and_nothing_else() -> None:
 def test_a_good_lora_is_told_from_an_undertrained_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "--kinds", "good,undertrained", "--concepts", "quib", "--steps", "150", "--checkpoints", "1",
-        "--weights", "0-1.2 [4]", "--seeds", "3", "--coverage-prompts", "0", "--out", str(tmp_path),
+        "--weights", "0-1.2 [4]", "--seeds", "3", "--pool-prompts", "0", "--fresh-prompts", "8", "--out", str(tmp_path),
     ]  # fmt: skip
     assert validity.main(arguments) == 0
     good, under = (next(r for r in read_json(tmp_path / "results.json") if r["settings"]["kind"] == kind)
