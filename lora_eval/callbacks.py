@@ -97,6 +97,9 @@ def add_settings() -> None:
         "lora_eval_batch_size": shared.OptionInfo(
             4, "Pictures drawn at once in a sweep", gr.Slider, {"minimum": 1, "maximum": 32, "step": 1}, section=SECTION
         ).info("fewer need less memory"),
+        "lora_eval_size": shared.OptionInfo(
+            0, "Picture size where none is set", gr.Slider, {"minimum": 0, "maximum": 2048, "step": 64}, section=SECTION
+        ).info("of training, its test pictures and scorecards; 0: the size that the model was made for"),
         "lora_eval_encoder": shared.OptionInfo(
             "auto", "Image and text encoder of the scorecard", gr.Textbox, section=SECTION
         ).info("auto, an open_clip model as NAME/PRETRAINED, or a folder with its weights"),
@@ -114,7 +117,8 @@ def read_settings() -> Settings:
     allowed, output = _folders if _folders is not None else _read_folders()
     # the WebUI's own localisation: what is set there is spoken here
     language = str(getattr(shared.opts, "localization", "") or "")
-    return Settings(batch_size, encoder, list(allowed), output, language if language in names() else ENGLISH)
+    size = int(getattr(shared.opts, "lora_eval_size", 0))
+    return Settings(batch_size, encoder, list(allowed), output, language if language in names() else ENGLISH, size)
 
 
 def _read_folders() -> tuple[list[Path], Path | None]:

@@ -20,6 +20,7 @@ class Settings:
         allowed: folders besides the host's own that requests from outside may name.
         output: where run folders go; None: the host's own place for them.
         language: what reports and sentences are written in, see ``lora_eval.language``.
+        size: side in pixels where a run names no size, 64 to 2048, a multiple of 8; 0: what the model was made for.
     """
 
     batch_size: int = 4
@@ -27,6 +28,7 @@ class Settings:
     allowed: list[Path] = field(default_factory=list)
     output: Path | None = None
     language: str = "en"
+    size: int = 0
 
 
 _make: Callable[[], Host] | None = None

@@ -155,6 +155,18 @@ class WebuiHost(Host):
 
         return [sampler.name for sampler in sd_samplers.all_samplers]
 
+    def native_size(self) -> tuple[int, int]:
+        """(width, height) in pixels the checkpoint was made for, or what the settings say instead. Raises HostError."""
+        side = current_settings().size
+        if side == 0:
+            return super().native_size()
+        # REST sets an option to any number, whatever its slider allows
+        if side % 8 or not 64 <= side <= 2048:
+            raise HostError(
+                f"the picture size in the settings is {side}; choose 0 or a multiple of 8 from 64 to 2048 there"
+            )
+        return side, side
+
     def interrogators(self) -> dict[str, Callable[[Image.Image], str]]:
         from lora_eval.host.webui_interrogate import INTERROGATORS
 

@@ -66,7 +66,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "random_crop": ("Random crop", "cut another part each time instead of the middle"),
         "reg_data_dir": ("Regularisation pictures", "folder with the class without the concept; empty: none"),
         "prior_loss_weight": ("Weight of regularisation", "how much their loss counts"),
-        "resolution": ("Resolution", "side or WIDTHxHEIGHT in pixels; empty: the model's own"),
+        "resolution": ("Resolution", "side or WIDTHxHEIGHT in pixels; empty: as in Settings, else the model's own"),
         "no_upscale": ("Do not enlarge", "small pictures keep their size"),
     },
     "Hard negatives": {
@@ -192,8 +192,8 @@ SAMPLER = ("Sampler", "empty: Euler")
 SCHEDULER = ("Schedule type", "empty: Automatic")
 STEPS = ("Sampling steps", "empty: 20")
 CFG = ("CFG scale", "empty: the model's own")
-WIDTH = ("Width", "empty: the model's own")
-HEIGHT = ("Height", "empty: the model's own")
+WIDTH = ("Width", "empty: as in Settings, else the model's own")
+HEIGHT = ("Height", "empty: as in Settings, else the model's own")
 CLIP_SKIP = ("Clip skip", "empty: 1")
 BATCH = ("Pictures at once", "fewer need less memory; empty: as in Settings")
 ENCODER = ("Image encoder", "auto, an open_clip model as NAME/PRETRAINED, or a folder; empty: as in Settings")

@@ -136,9 +136,13 @@ def test_settings_have_a_section_and_paths_are_not_for_rest(webui: Any) -> None:
 
 
 def test_settings_are_read_anew_each_time(webui: Any) -> None:
-    assert (callbacks.read_settings().batch_size, callbacks.read_settings().encoder) == (4, "auto")
-    webui.opts.lora_eval_batch_size, webui.opts.lora_eval_encoder = 8, "  "
-    assert (callbacks.read_settings().batch_size, callbacks.read_settings().encoder) == (8, "auto")
+    def found() -> tuple[int, str, int]:
+        settings = callbacks.read_settings()
+        return settings.batch_size, settings.encoder, settings.size
+
+    assert found() == (4, "auto", 0)
+    webui.opts.lora_eval_batch_size, webui.opts.lora_eval_encoder, webui.opts.lora_eval_size = 8, "  ", 384
+    assert found() == (8, "auto", 384)
 
 
 def test_folders_are_those_of_the_start_until_the_page_is_built_anew(webui: Any, tmp_path: Path) -> None:

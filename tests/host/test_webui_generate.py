@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from lora_eval.errors import HostError, Interrupted, LoraFileError
+from lora_eval.host import current
+from lora_eval.host.current import Settings
 from lora_eval.host.protocol import ImageRequest, LoraUse, Sampling
 from lora_eval.host.webui_queue import reload_watch
+from lora_eval.scorecard.plan import default_sampling
 from tests.host import fake_webui as fakes
 
 SAMPLING = Sampling(sampler="Euler", steps=4, cfg_scale=5.0, width=64, height=96, clip_skip=1)
@@ -56,6 +59,26 @@ def test_one_batch_with_the_prompts_seeds_and_settings_asked(webui: Any, host: A
         np.asarray(fakes.picture(prompt, seed)).tolist() for prompt, seed in (("a cat", 1), ("a dog", 2))
     ]
     assert drawn[1].infotext == "a dog\nNegative prompt: no a dog\nSteps: 4, Seed: 2"
+
+
+def test_the_picture_size_of_the_settings_stands_in_for_the_models_own(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings()
+    monkeypatch.setattr(current, "_settings", lambda: settings)
+    assert host.native_size() == (512, 512)
+    settings.size = 384
+    assert host.native_size() == (384, 384)
+    assert (default_sampling(host).width, default_sampling(host).height) == (384, 384)
+
+
+@pytest.mark.parametrize("side", [-64, 8, 100, 4096])
+def test_a_picture_size_in_the_settings_that_cannot_be_drawn_is_named(
+    host: Any, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    monkeypatch.setattr(current, "_settings", lambda: Settings(size=side))
+    with pytest.raises(HostError, match=f"settings is {side}; choose 0 or a multiple of 8"):
+        host.native_size()
 
 
 def test_options_that_change_pictures_or_fetch_files_are_overridden_only_where_they_differ(
