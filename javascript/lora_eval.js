@@ -56,9 +56,11 @@ var loraEval = window.loraEval || (function () {
         }
         if (!visible && clock.tick !== null) return;
         if (now - clock.asked < (answered ? wait : PATIENCE)) return;
+        const before = ticks(tab);
+        // newer gradio puts the parts of a tab into the page one after the other: no button, nothing asked
+        if (!press(tab + "_poll")) return;
         clock.asked = now;
-        clock.tick = ticks(tab);
-        press(tab + "_poll");
+        clock.tick = before;
     }
 
     function hurry(tab) {
