@@ -43,7 +43,7 @@ test-browser: $(VENV)/.ready $(PINS)/.ready $(FORGE_PAGE)/.ready $(BROWSER)/.rea
 	tools/find_chromium.sh
 	LORA_EVAL_PAGE_PYTHON=$(PINS)/bin/python $(BROWSER_TESTS) --ignore=tests/browser/test_real.py
 	LORA_EVAL_PAGE_PYTHON=$(FORGE_PAGE)/bin/python $(BROWSER_TESTS) --ignore=tests/browser/test_real.py
-	LORA_EVAL_PAGE_PYTHON=$(VENV)/bin/python $(BROWSER_TESTS)/test_real.py
+	LORA_EVAL_PAGE_PYTHON=$(VENV)/bin/python $(BROWSER_TESTS)
 
 bench: $(VENV)/.ready
 	$(VENV)/bin/python -m benchmarks

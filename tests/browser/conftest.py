@@ -133,15 +133,15 @@ def browser(launch_browser: Callable[[], Any]) -> Any:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens pages; at the end none may have logged an error of ours."""
+    """Opens pages; at the end none may have logged an error of ours. ``before``: a script run ahead of the page's."""
     problems: list[str] = []
     contexts = []
     shared = browser
 
-    def start(server: Server, theme: str = "light", width: int = 1360, browser: Any = None) -> Any:
+    def start(server: Server, theme: str = "light", width: int = 1360, browser: Any = None, before: str = "") -> Any:
         context = (browser or shared).new_context(viewport={"width": width, "height": 1000}, accept_downloads=True)
         contexts.append(context)
-        context.add_init_script(WATCH_SHIFTS)
+        context.add_init_script(WATCH_SHIFTS + before)
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: problems.append(str(error)))
