@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from lora_eval.scorecard.plan import Plan, Round, make_plan
 from lora_eval.scorecard.references import References, find_references
 from lora_eval.scorecard.store import RunFolder
 from lora_eval.scorecard.table import SETTINGS, measure_again, measure_table
-from lora_eval.training.run import RUNS
+from lora_eval.training.run import run_places
 
 __all__ = ["load_run", "measure_table", "read_card", "report", "score"]
 
@@ -258,9 +257,8 @@ def _histories(plan: Plan, given: dict[str, str] | None, roots: Sequence[Path]) 
     found = {}
     for lora in plan.loras:
         # a published LoRA lies in the host's folder, its run under the outputs
-        run = re.sub(r"-\d{6,}$", "", lora.name)
-        places = [Path(lora.path).parent, *(root / sub / run for root in roots for sub in ("", RUNS))]
-        path = next((folder / "history.csv" for folder in places if (folder / "history.csv").is_file()), None)
+        files = (folder / "history.csv" for folder in run_places(Path(lora.path), roots))
+        path = next((file for file in files if file.is_file()), None)
         if path is not None:
             found[lora.name] = str(path.resolve())
     return found

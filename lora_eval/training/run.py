@@ -183,16 +183,22 @@ def write_references(paths: RunPaths, training: Sequence[dict[str, Any]], held_o
     write_json(paths.references, {"training": list(training), "held_out": list(held_out)})
 
 
+def run_places(lora: Path, roots: Sequence[Path] = ()) -> list[Path]:
+    """Where the run that made a LoRA may lie: beside the file, then under each of ``roots`` by the file's name.
+
+    A name that ends in a number is first taken whole (``style-20260131`` by its date), then as a checkpoint's, whose
+    step is no part of its run's name.
+    """
+    names = dict.fromkeys([lora.stem, re.sub(r"-\d{6,}$", "", lora.stem)])
+    return [lora.parent, *(root / sub / name for name in names for root in roots for sub in ("", RUNS))]
+
+
 def read_references(lora: Path, roots: Sequence[Path] = ()) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
     """(training, held-out) pictures of the run that made a LoRA, None when its run folder is not found.
 
-    Looks beside the file, then under ``roots`` (for example the host's output folder) for a run whose name the file
-    has, with or without a step behind.
+    ``roots``: where runs lie, for example the host's output folder; see :func:`run_places`.
     """
-    lora = Path(lora)
-    name = re.sub(r"-\d{6,}$", "", lora.stem)
-    places = [lora.parent, *(root / sub / name for root in roots for sub in ("", RUNS))]
-    for folder in places:
+    for folder in run_places(Path(lora), roots):
         path = folder / "references.json"
         if path.is_file():
             value = read_json(path)

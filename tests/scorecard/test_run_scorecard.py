@@ -224,11 +224,15 @@ def test_measuring_settings_may_change_and_the_pictures_stay(whole, tmp_path):
     assert read_card(tmp_path / "run")["provenance"]["encoder"] == "other"
 
 
-def test_the_history_of_a_published_lora_is_found_under_the_hosts_outputs(whole, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [("mine-000100", "mine"), ("mine-20260131", "mine-20260131"), ("mine-20260131-000100", "mine-20260131")],
+)
+def test_the_history_of_a_published_lora_is_found_under_the_hosts_outputs(whole, tmp_path, name, run):
     root, _, _ = whole
     host = FakeHost(tmp_path)
-    lora = make_lora(host.lora_folder / "mine-000100.safetensors", 0.5, metadata={"ss_steps": "100"})
-    history = host.output_folder / "lora-eval" / "mine" / "history.csv"
+    lora = make_lora(host.lora_folder / f"{name}.safetensors", 0.5, metadata={"ss_steps": "100"})
+    history = host.output_folder / "lora-eval" / run / "history.csv"
     history.parent.mkdir(parents=True)
     history.write_bytes((root / "history.csv").read_bytes())
     card = score(
@@ -236,7 +240,7 @@ def test_the_history_of_a_published_lora_is_found_under_the_hosts_outputs(whole,
         prompts=2, encoder=FakeEncoder(), resamples=50,
     )  # fmt: skip
     assert card.dimensions["curve"].score is not None
-    assert read_json(tmp_path / "run" / "plan.json")["histories"] == {"mine-000100": str(history)}
+    assert read_json(tmp_path / "run" / "plan.json")["histories"] == {name: str(history)}
 
 
 def test_a_host_that_fails_leaves_what_was_drawn(whole, tmp_path):

@@ -508,9 +508,10 @@ def test_held_out_pictures_are_never_trained_on(data: Path, tmp_path: Path) -> N
     assert tensors(other) == tensors(result)
 
 
-def test_a_published_lora_still_finds_its_references(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["toy", "toy-20260131"])
+def test_a_published_lora_still_finds_its_references(data: Path, tmp_path: Path, name: str) -> None:
     host = FakeHost(tmp_path)
-    result = train(host, config(data))
+    result = train(host, config(data, name=name))
     assert result.published is not None
     assert read_references(result.published) is None
     assert read_references(result.published, [host.output_folder]) == read_references(result.lora)
