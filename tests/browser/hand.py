@@ -61,7 +61,11 @@ def check_downloads(hand: Hand, browser: Any) -> None:
             assert len(list(csv.reader(file))) >= 2, name
     card = json.loads(hand.download("scorecard").read_text(encoding="utf-8"))
     assert card["verdict"] and len(card["dimensions"]) == 6
-    report = hand.download("report")
+    check_report(hand.download("report"), browser)
+
+
+def check_report(report: Path, browser: Any) -> str:
+    """A downloaded report runs from disk and asks nothing of the network; its text."""
     # a browser goes by the ending, and playwright's copy has none
     named = report.with_name(f"{report.name}.html")
     named.write_bytes(report.read_bytes())
@@ -73,5 +77,7 @@ def check_downloads(hand: Hand, browser: Any) -> None:
     page.on("requestfailed", lambda request: problems.append(request.url))
     page.goto(named.as_uri())
     assert page.locator("h1").count() == 1
+    text = str(page.inner_text("body"))
     context.close()
     assert problems == []
+    return text
