@@ -39,7 +39,7 @@ from lora_eval.estimate import estimate, is_tiny, parse_axes, seconds_each
 from lora_eval.files import read_json
 from lora_eval.host.current import current_settings
 from lora_eval.jobs import RUNNING, JobQueue, JobState
-from lora_eval.library import run_roots
+from lora_eval.library import SCORED, run_roots
 from lora_eval.paths import Confinement, ForbiddenPath
 from lora_eval.scorecard.ranges import parse_count
 from lora_eval.training.config import TrainConfig, make_config
@@ -54,7 +54,7 @@ RUN_FILES = {
     "report.html": "text/html",
 }
 _KINDS = {".html": "text/html", ".csv": "text/csv", ".json": "application/json"}
-_MARKS = ("plan.json", "run.json", "scorecard.json")
+_MARKS = (*SCORED, "run.json", "scorecard.json")
 _PATH_SETTINGS = ("train_data_dir", "metadata_path", "output_dir", "init_lora")
 _VERSION_1 = pydantic.VERSION.startswith("1.")
 
@@ -384,7 +384,7 @@ def _summary(folder: Path) -> dict[str, Any]:
             verdict = "scorecard.json cannot be read"
     return {
         "id": folder.name,
-        "kind": "score" if (folder / "plan.json").is_file() else "train",
+        "kind": "score" if any((folder / name).is_file() for name in SCORED) else "train",
         "files": files,
         "verdict": verdict,
         "recommended": recommended,

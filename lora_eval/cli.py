@@ -187,10 +187,16 @@ def build_parser() -> argparse.ArgumentParser:
     curve.add_argument("--json", action="store_true", help="print JSON")
 
     compare = commands.add_parser(
-        "compare", parents=[common], help="set two or more scored LoRAs side by side, paired by prompt and seed"
+        "compare",
+        parents=[common],
+        help="set two or more scored LoRAs side by side, paired by prompt and seed as far as they share them",
     )
     compare.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of scored runs; one may be named twice with --at"
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN_DIR",
+        help="folders that score or measure made; one may be named twice with --at",
     )
     compare.add_argument(
         "--at",

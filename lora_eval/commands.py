@@ -392,7 +392,8 @@ def compare(arguments: argparse.Namespace) -> int:
             print(f"\n{pair}:")
         line = said(row.note)
         if row.difference is not None and row.n:
-            line = f"{interval(row.difference, row.ci_low, row.ci_high, 3)}  {t(row.ahead) or line}"
+            value = interval(row.difference, row.ci_low, row.ci_high, 3)
+            line = f"{value}  {t(row.ahead)} ({line})" if row.ahead and line else f"{value}  {t(row.ahead) or line}"
         print(f"  {row.dimension:<15} {said(row.measure)}: {line}")
     for note in found.notes:
         print(f"note: {said(note)}")

@@ -428,9 +428,8 @@ class Desk:
             except LoraEvalError as error:
                 card = {"verdict": str(error)}
             best = card.get("recommended") or {}
-            changed = max(
-                (folder / name).stat().st_mtime for name in ("plan.json", "scorecard.json") if (folder / name).is_file()
-            )
+            files = [folder / name for name in (*library.SCORED, "scorecard.json")]
+            changed = max(file.stat().st_mtime for file in files if file.is_file())
             when = datetime.fromtimestamp(changed).strftime("%Y-%m-%d %H:%M")
             found.append(
                 Finished(folder, when, str(card.get("verdict") or ""), best.get("checkpoint"), best.get("weight"))
@@ -466,6 +465,8 @@ class Desk:
             number = float(weight)
         except ValueError:
             raise ConfigError(f"weight is {weight!r}; write a number from 0 to 2") from None
+        if not (run / "plan.json").is_file() and any((run / name).is_file() for name in library.SCORED):
+            raise RunError(f"the run {run.name} was measured from a table; its LoRA's file is not known here")
         plan = read_json(run / "plan.json")
         found = next((lora for lora in plan.get("loras", ()) if lora.get("name") == checkpoint), None)
         if found is None:

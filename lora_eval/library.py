@@ -16,6 +16,8 @@ from lora_eval.errors import ConfigError, LoraFileError, RunError
 from lora_eval.files import atomic_path, file_sha256, read_json, write_json
 
 RUNS = "lora-eval"
+SCORED = ("plan.json", "table.json")
+"""Of these a scored run has one: what was drawn, or the table that was measured."""
 _CHECKPOINT = re.compile(r"(.+)-(\d{6,})")
 _SAMPLE = re.compile(r".+-(\d{6,})-(\d{2,})\.png")
 
@@ -34,16 +36,17 @@ def run_roots(output_folder: Path) -> list[Path]:
     return [output_folder] if output_folder.name == RUNS else [output_folder / RUNS, output_folder]
 
 
-def _folders(output_folder: Path, mark: str) -> list[Path]:
-    """Folders of runs that hold the file ``mark``, the one changed last first."""
+def _folders(output_folder: Path, *marks: str) -> list[Path]:
+    """Folders of runs that hold one of the files ``marks``, the one changed last first."""
     found: dict[Path, float] = {}
     for root in run_roots(output_folder):
         if root.is_dir():
             for folder in root.iterdir():
-                try:
-                    found[folder] = (folder / mark).stat().st_mtime
-                except OSError:
-                    continue
+                for mark in marks:
+                    try:
+                        found[folder] = (folder / mark).stat().st_mtime
+                    except OSError:
+                        continue
     return sorted(found, key=lambda folder: -found[folder])
 
 
@@ -53,8 +56,8 @@ def training_runs(output_folder: Path) -> list[Path]:
 
 
 def scored_runs(output_folder: Path) -> list[Path]:
-    """Folders of scorecard runs, finished or not, the latest first."""
-    return _folders(output_folder, "plan.json")
+    """Folders of scorecard runs, finished or not, drawn or measured from a table, the latest first."""
+    return _folders(output_folder, *SCORED)
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from lora_eval.exits import BAD, FAILED, GOOD
+from lora_eval.scorecard.run import measure_table
 from tests.command_line import one_line, run
-from tests.fakes_scorecard import small_score, tree_hashes
+from tests.fakes_scorecard import FakeEncoder, small_score, tree_hashes
 from tools.tiny_world.drawings import render, sample
 
 Captured = pytest.CaptureFixture[str]
@@ -36,6 +37,26 @@ class TestCompare:
             rows = list(csv.DictReader(file))
         assert [row["measure"] for row in rows] == [row["measure"] for row in raw["rows"]]
         assert all(row["measure"] in out for row in rows)
+
+    def test_pictures_drawn_elsewhere_and_how_they_are_paired(
+        self, capsys: Captured, drawn: Path, tmp_path: Path
+    ) -> None:
+        with open(drawn / "one" / "cells.csv", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        rows = [{**row, "image": str(drawn / "one" / row["image"]), "seed": f"{row['seed']}00"} for row in rows]
+        with open(tmp_path / "mine.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        measure_table(
+            tmp_path / "mine.csv", tmp_path / "mine", encoder=FakeEncoder(), trigger="zorp", class_word="shape",
+            data=drawn / "data", resamples=50,
+        )  # fmt: skip
+        at = ("--at", "zorp-000200:1", "--at", "zorp-000200:1")
+        code, out, err = run(capsys, "compare", drawn / "one", tmp_path / "mine", *at, "--out", tmp_path / "out")
+        assert (code, err) == (GOOD, "")
+        assert "tie (paired by prompt alone: no seed in common)" in out
+        assert "measures paired by prompt and seed 0, by prompt alone" in out
 
     def test_one_run_is_one_too_few(self, capsys: Captured, drawn: Path, tmp_path: Path) -> None:
         code, _, err = run(capsys, "compare", drawn / "one", "--out", tmp_path / "out")

@@ -55,7 +55,8 @@ TOGETHER = {
     "not measured: no reference pictures": ["not measured: {0}"],
 }  # fmt: skip
 # names of programs and files, which are the same everywhere
-NAMES = {"lora-eval {0}", "{0} {1} on {2}", "{0} on {1}", "{0}, line {1}", "row {0}", "LoRA scorecard"}
+NAMES = {"lora-eval {0}", "{0} {1} on {2}", "{0} on {1}", "{0}, line {1}", "row {0}", "LoRA scorecard",
+         "Model hash", "Schedule type", "CFG scale", "Clip skip"}  # fmt: skip
 
 
 def catalogue(name: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from lora_eval.report.words import CELL_FACTS, QUESTIONS, ROLE_WORDS, TITLES
 
 if TYPE_CHECKING:
     from lora_eval.scorecard.compare import Comparison
-    from lora_eval.scorecard.compare_runs import Side
+    from lora_eval.scorecard.compare_runs import Key, Side
     from lora_eval.scorecard.compare_verdict import Row
 
 DIGITS = 3
@@ -82,6 +82,11 @@ def _pair(comparison: Comparison, first: str, second: str) -> str:
         "band across the middle is a tie. Bands have scales of their own. p: sign-flip test, Holm over all "
         "rows that have pairs enough for a test."
     )
+    if any(row.pairing in ("prompt", "none") for row in mine):
+        lead += " " + t(
+            "Where prompt or seed are not shared, the row says so: it has the pictures of the smaller side in place of "
+            "pairs, and a wider interval."
+        )
     return section(t("{0} against {1}", first, second), scroll_table("", head, "".join(lines)), lead)
 
 
@@ -113,6 +118,8 @@ def _line(row: Row) -> str:
 
 def _gallery(comparison: Comparison, thumbs: Thumbs) -> str:
     """A table for each prompt: seeds down; without LoRA and every side across."""
+    if not comparison.keys:
+        return _apart(comparison, thumbs)
     sides, first = comparison.sides, comparison.sides[0]
     heads = [t("without LoRA"), *(side.label for side in sides)]
     blocks = []
@@ -120,31 +127,63 @@ def _gallery(comparison: Comparison, thumbs: Thumbs) -> str:
         lines = []
         for at, key in enumerate(key for key in comparison.keys if key[:2] == prompt):
             ident = f"p{position}s{at}"
-            bare = t("without LoRA, seed {0}", key.seed)
-            cells = [_thumb(thumbs, first, first.base.get(key), f"{ident}base", "", bare)]
+            cells = [_bare(thumbs, first, key, ident)]
             for n, side in enumerate(sides):
                 # weight 0 of another trigger is another picture: no twin to show
-                same = key in first.base and side.run.plan.trigger == first.run.plan.trigger
-                twin = f"{ident}base" if same else ""
-                title = t("{0}, seed {1}", side.label, key.seed)
-                cells.append(_thumb(thumbs, side, side.pictures[key], f"{ident}x{n}", twin, title))
-            line = "".join(f"<td>{cell}</td>" for cell in cells)
-            lines.append(f"<tr><th scope=row>{words('seed')} {key.seed}</th>{line}</tr>")
-        asked = first.run.prompts[prompt]
-        without = f"{words('negative')}: {text(asked.negative)}"
-        negative = f" <span class=quiet>({without})</span>" if asked.negative else ""
-        about = words(ROLE_WORDS.get(asked.role, ""))
-        head = (
-            f"<summary>{text(asked.text)}{negative}"
-            f'<span class="tag" title="{about}">{words(asked.role)}</span></summary>'
-        )
-        made = scroll_table("grid", "".join(f"<th>{text(name)}</th>" for name in heads), "".join(lines))
-        blocks.append(f"<details{' open' if position == 0 else ''}>{head}{made}</details>")
+                same = key in first.base and side.pictures[key]["prompt"] == first.base[key]["prompt"]
+                cells.append(_drawn(thumbs, side, key, f"{ident}x{n}", f"{ident}base" if same else ""))
+            lines.append(_row(key, cells))
+        blocks.append(_block(first, prompt, heads, lines, position == 0))
     lead = t("Rows: the same prompt and seed. Click a picture to see it beside weight 0 with its numbers.")
-    if thumbs.linked:
-        beside = "{0} pictures are shown from the folder thumbs, which must lie beside this page."
-        lead += " " + t(beside, thumbs.linked)
-    return section(t("Side by side"), "".join(blocks), lead)
+    return section(t("Side by side"), "".join(blocks), lead + _linked(thumbs))
+
+
+def _apart(comparison: Comparison, thumbs: Thumbs) -> str:
+    """No prompt and seed that all have: the pictures of each side by themselves."""
+    blocks = []
+    for n, side in enumerate(comparison.sides):
+        heads = [t("without LoRA"), side.label]
+        for position, prompt in enumerate(dict.fromkeys(key[:2] for key in sorted(side.pictures))):
+            lines = []
+            for at, key in enumerate(key for key in sorted(side.pictures) if key[:2] == prompt):
+                ident = f"o{n}p{position}s{at}"
+                twin = f"{ident}base" if key in side.base else ""
+                cells = [_bare(thumbs, side, key, ident), _drawn(thumbs, side, key, f"{ident}x", twin)]
+                lines.append(_row(key, cells))
+            blocks.append(_block(side, prompt, heads, lines, position == 0))
+    lead = t("No prompt and seed is in all of them, so each is shown by itself. Click a picture to see its numbers.")
+    return section(t("Pictures"), "".join(blocks), lead + _linked(thumbs))
+
+
+def _bare(thumbs: Thumbs, side: Side, key: Key, ident: str) -> str:
+    return _thumb(thumbs, side, side.base.get(key), f"{ident}base", "", t("without LoRA, seed {0}", key.seed))
+
+
+def _drawn(thumbs: Thumbs, side: Side, key: Key, ident: str, twin: str) -> str:
+    return _thumb(thumbs, side, side.pictures[key], ident, twin, t("{0}, seed {1}", side.label, key.seed))
+
+
+def _row(key: Key, cells: Sequence[str]) -> str:
+    line = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f"<tr><th scope=row>{words('seed')} {key.seed}</th>{line}</tr>"
+
+
+def _block(side: Side, prompt: tuple[str, str], heads: Sequence[str], lines: Sequence[str], shown: bool) -> str:
+    asked = side.run.prompts[prompt]
+    without = f"{words('negative')}: {text(asked.negative)}"
+    negative = f" <span class=quiet>({without})</span>" if asked.negative else ""
+    about = words(ROLE_WORDS.get(asked.role, ""))
+    head = (
+        f'<summary>{text(asked.text)}{negative}<span class="tag" title="{about}">{words(asked.role)}</span></summary>'
+    )
+    made = scroll_table("grid", "".join(f"<th>{text(name)}</th>" for name in heads), "".join(lines))
+    return f"<details{' open' if shown else ''}>{head}{made}</details>"
+
+
+def _linked(thumbs: Thumbs) -> str:
+    if not thumbs.linked:
+        return ""
+    return " " + t("{0} pictures are shown from the folder thumbs, which must lie beside this page.", thumbs.linked)
 
 
 def _thumb(thumbs: Thumbs, side: Side, row: Mapping[str, str] | None, ident: str, twin: str, title: str) -> str:
@@ -152,7 +191,7 @@ def _thumb(thumbs: Thumbs, side: Side, row: Mapping[str, str] | None, ident: str
     src = thumbs.src(image) if image else ""
     if row is None or not src:
         return '<span class="quiet">–</span>'
-    small = " small-pixels" if side.run.plan.sampling.width <= 128 else ""
+    small = " small-pixels" if int(row.get("width") or 0) <= 128 else ""
     twin = f' data-twin="{twin}"' if twin else ""
     told = text(json.dumps(_facts(row, _metrics(row)), ensure_ascii=False))
     width, height = thumbs.size(image)

@@ -1,7 +1,9 @@
 """Two or more LoRAs or runs, side by side: paired by prompt and seed, with intervals, ties declared.
 
 Every picture of one side meets the picture of the other side for the same prompt and seed, so that
-what prompt and seed bring cancels out of the difference. Intervals are the paired cluster bootstrap of
+what prompt and seed bring cancels out of the difference. Pictures drawn elsewhere (a folder measured from a table)
+are paired as far as they have prompts and seeds of the other side, see
+:mod:`lora_eval.scorecard.compare_pairs`. Intervals are the paired cluster bootstrap of
 :mod:`lora_eval.scorecard.statistics`, p-values its sign-flip test with Holm's correction over every row
 that could be significant at all (Tarone, Biometrics 46, 1990: four pairs never reach 0.05, and a
 hypothesis that cannot be rejected needs no share of the error). An interval that holds 0 is a tie.
@@ -9,26 +11,26 @@ hypothesis that cannot be rejected needs no share of the error). An interval tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import lora_eval
 from lora_eval.errors import RunError
 from lora_eval.files import make_folder, write_json, write_text
 from lora_eval.report.card import plain
 from lora_eval.report.tables import to_csv
-from lora_eval.scorecard.compare_runs import Key, Side, choose, number, read_run, require_alike, same_references
+from lora_eval.scorecard.compare_alike import Drawing, doubts, drawing_of, require_alike, same_references
+from lora_eval.scorecard.compare_pairs import Pair, Roles, tested
+from lora_eval.scorecard.compare_runs import Key, Side, number, read_run
+from lora_eval.scorecard.compare_sides import choose
 from lora_eval.scorecard.compare_values import Values, agreement, column, distortion, diversity, leak, response
-from lora_eval.scorecard.compare_verdict import CERTAIN, Row, verdict
+from lora_eval.scorecard.compare_verdict import BY_PROMPT, CERTAIN, OPEN, PAIRED, Row, verdict
 from lora_eval.scorecard.grid import CHALLENGE_ROLES, CORE_ROLES, TRIGGERED_ROLES
 from lora_eval.scorecard.measures.context import number as rounded
-from lora_eval.scorecard.statistics import holm, resample, sign_flip_test
+from lora_eval.scorecard.statistics import holm
 
 SCHEMA = 1
 ALIGNMENT_ROLES = ("plain", "fidelity", "challenge", "composition")
@@ -47,31 +49,12 @@ class Comparison:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """Two sides and the keys both have; ``alike`` whether likeness may be compared."""
-
-    first: Side
-    second: Side
-    keys: list[Key]
-    alike: bool
-
-    def of(self, roles: Sequence[str]) -> list[Key]:
-        """Keys whose prompt has one of the roles in the first run."""
-        prompts = self.first.run.prompts
-        return [key for key in self.keys if prompts[key.prompt, key.negative].role in roles]
-
-    def core(self) -> list[Key]:
-        """Prompts that show the concept as trained, as :meth:`Grid.core` has them."""
-        return self.of(CORE_ROLES) or self.of(TRIGGERED_ROLES)
-
-
 def compare(runs: Sequence[Path | str], at: Sequence[str] = (), resamples: int = 1000, seed: int = 0) -> Comparison:
     """Compare runs at their recommended checkpoint and weight, or where ``at`` says.
 
     Args:
-        runs: two or more run folders; a folder may be named twice with two ``at``.
-        at: ``NAME:WEIGHT``, see :func:`lora_eval.scorecard.compare_runs.choose`.
+        runs: two or more run folders, drawn or measured; a folder may be named twice with two ``at``.
+        at: ``NAME:WEIGHT``, see :func:`lora_eval.scorecard.compare_sides.choose`.
 
     Raises:
         RunError: a folder cannot be read, or the runs cannot be compared; one line with the mend.
@@ -79,26 +62,31 @@ def compare(runs: Sequence[Path | str], at: Sequence[str] = (), resamples: int =
     if len(runs) < 2:
         raise RunError("compare needs two run folders; name a second one (the same one may be named twice with --at)")
     read = {Path(root): read_run(root) for root in runs}
-    found = [read[Path(root)] for root in runs]
-    require_alike(found)
-    sides = choose(found, at)
+    triggers = list(dict.fromkeys(run.trigger for run in read.values() if run.trigger.strip()))
+    for root, run in read.items():
+        if run.plan is None and not run.trigger.strip() and triggers:
+            read[root] = read_run(root, triggers)
+    sides = choose([read[Path(root)] for root in runs], at)
+    drawings = [drawing_of(side) for side in sides]
+    require_alike(sides, drawings)
     rows: list[Row] = []
     for first, second in combinations(sides, 2):
         keys = sorted(set(first.pictures) & set(second.pictures))
-        if not keys:
+        alike = first.run is second.run or same_references(first.run, second.run)
+        pair = Pair(first, second, keys, alike)
+        if not keys and not pair.free:
             raise RunError(
                 f"{first.run.folder.root} and {second.run.folder.root} share no prompt with the same seed; "
                 "draw both with the same --suite and --seeds"
             )
-        alike = first.run is second.run or same_references(first.run, second.run)
-        rows += _rows(_Pair(first, second, keys, alike), resamples, seed)
+        rows += _rows(pair, resamples, seed)
     family = [row for row in rows if row.p is not None and row.p_best is not None and row.p_best <= CERTAIN]
     for row, p in zip(family, holm([float(row.p or 0.0) for row in family]), strict=True):
         row.p_holm = rounded(p)
     shared = sorted(set.intersection(*(set(side.pictures) for side in sides)))
-    notes = list(_notes(sides, rows, shared))
+    notes = [*doubts(sides, drawings), *_notes(sides, rows, shared)]
     return Comparison(
-        verdict([side.label for side in sides], rows), sides, rows, shared, notes, _provenance(sides, shared)
+        verdict([side.label for side in sides], rows), sides, rows, shared, notes, _provenance(sides, drawings, shared)
     )
 
 
@@ -118,7 +106,7 @@ def write_comparison(out: Path | str, comparison: Comparison) -> Path:
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """``{"schema", "verdict", "sides", "rows", "notes", "provenance"}``, JSON-safe."""
     sides = [
-        {"label": s.label, "run": s.run.plan.run, "folder": s.run.name, "checkpoint": s.checkpoint, "step": s.step,
+        {"label": s.label, "run": s.run.id, "folder": s.run.name, "checkpoint": s.checkpoint, "step": s.step,
          "weight": s.weight, "sha256": s.sha256, "pictures": len(s.pictures)}
         for s in comparison.sides
     ]  # fmt: skip
@@ -130,39 +118,41 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 # -- what is compared ----------------------------------------------------------------------------
 
 
-def _rows(pair: _Pair, resamples: int, seed: int) -> list[Row]:
+def _rows(pair: Pair, resamples: int, seed: int) -> list[Row]:
     """All measures of one pair of sides, in the order of the dimensions."""
     found: list[Row] = []
 
     def add(
-        dimension: str, measure: str, better: str, keys: list[Key], values: Values, missing: str, refused: str = ""
-    ) -> None:
+        dimension: str, measure: str, better: str, roles: Roles, values: Values, missing: str, refused: str = "",
+        gains: Values | None = None, even: bool = False,
+    ) -> None:  # fmt: skip
         row = Row(pair.first.label, pair.second.label, dimension, measure, better)
-        found.append(row)
-        if refused or not keys:
-            row.note = f"not measured: {refused or missing}"
+        if refused:
+            found.append(replace(row, note=f"not measured: {refused}"))
             return
-        _test(row, keys, values(pair.first, keys), values(pair.second, keys), missing, resamples, seed)
+        found.append(tested(row, pair, roles, values, gains, missing, even=even, resamples=resamples, seed=seed))
 
-    core, challenge, unrelated = pair.core(), pair.of(CHALLENGE_ROLES), pair.of(("unrelated",))
-    listening, triggered = pair.of(ALIGNMENT_ROLES) or core, pair.of(TRIGGERED_ROLES)
+    core, challenge, unrelated = (CORE_ROLES, TRIGGERED_ROLES), (CHALLENGE_ROLES,), (("unrelated",),)
+    listening, triggered = (ALIGNMENT_ROLES, *core), (TRIGGERED_ROLES,)
     references = "no likeness was measured; score with --data, a folder of reference pictures"
     other = "" if pair.alike else OTHER_REFERENCES
     challenges = "no challenge prompt in common; use a suite that has some"
     words = _other_words(pair)
+    likeness, fit = column("clip_i"), column("clip_t")
+    gained, nearer = column("clip_i_gain"), column("clip_t_delta")
     add("consistency", "agreement of the change between seeds", "higher", core, agreement,
         "fewer than two seeds of a prompt; score with --seeds 4 or more")  # fmt: skip
-    add("fidelity", "likeness to the references (CLIP-I)", "higher", core, column("clip_i"), references, other)
-    add("generalisation", "likeness on challenge prompts (CLIP-I)", "higher", challenge, column("clip_i"),
-        references if challenge else challenges, other)  # fmt: skip
-    add("generalisation", "fit to challenge prompts (CLIP-T)", "higher", challenge, column("clip_t"), challenges, words)
+    add("fidelity", "likeness to the references (CLIP-I)", "higher", core, likeness, references, other, gained)
+    add("generalisation", "likeness on challenge prompts (CLIP-I)", "higher", challenge, likeness,
+        references if pair.any(challenge) else challenges, other, gained)  # fmt: skip
+    add("generalisation", "fit to challenge prompts (CLIP-T)", "higher", challenge, fit, challenges, words, nearer)
     add("generalisation", "diversity of draws (Vendi, up to that of weight 0)", "higher", triggered, diversity,
-        "fewer than two seeds of a prompt, or features.npz is gone; run report on both runs")  # fmt: skip
+        "fewer than two seeds of a prompt, or features.npz is gone; run report on both runs", even=True)  # fmt: skip
     add("generalisation", "copies of training pictures (share)", "lower", triggered, column("copy"),
         "the training pictures were not known; score with --data")  # fmt: skip
-    if pair.first.run.plan.kind != "style":
+    if "style" not in (pair.first.run.kind, pair.second.run.kind):
         add("generalisation", "change of pictures without the trigger", "lower", unrelated, leak,
-            "features.npz or weight 0 is gone; run score on both runs" if unrelated
+            "features.npz or weight 0 is gone; run score on both runs" if pair.any(unrelated)
             else "no prompt without the trigger in common; use a suite that has some")  # fmt: skip
     found.append(_curve(pair))
     steps = _common_weights(pair)
@@ -171,74 +161,36 @@ def _rows(pair: _Pair, resamples: int, seed: int) -> list[Row]:
         references, other or ("" if len(steps) > 2 else order))  # fmt: skip
     add("strength", "distortion beyond weight 0's spread (robust deviations)", "lower", triggered, distortion,
         "no pixel statistics; run report on both runs")  # fmt: skip
-    add("alignment", "fit to the prompt (CLIP-T)", "higher", listening, column("clip_t"),
-        "the prompts were not encoded; run report on both runs", words)  # fmt: skip
+    add("alignment", "fit to the prompt (CLIP-T)", "higher", listening, fit,
+        "the prompts were not encoded; run report on both runs", words, nearer)  # fmt: skip
     return found
 
 
-def _test(
-    row: Row,
-    keys: list[Key],
-    first: dict[Key, float],
-    second: dict[Key, float],
-    missing: str,
-    resamples: int,
-    seed: int,
-) -> None:
-    """Fill in values, difference, interval, p and who is ahead."""
-    prompts = sorted({key[:2] for key in keys})
-    nested = [sorted(key for key in keys if key[:2] == prompt) for prompt in prompts]
-    values = np.full((2, len(prompts), max(map(len, nested))), np.nan)
-    for p, of_prompt in enumerate(nested):
-        for m, key in enumerate(of_prompt):
-            values[:, p, m] = first.get(key, math.nan), second.get(key, math.nan)
-    values[:, ~np.isfinite(values).all(axis=0)] = np.nan
-    if not np.isfinite(values).any():
-        row.note = f"not measured: {missing}"
-        return
-    difference = values[0] - values[1]
-    draws = resample(np.concatenate([values, difference[None]]), resamples, seed)
-    low, high = (float(edge[2]) for edge in draws.interval())
-    row.first_value, row.second_value, row.difference = (rounded(value) for value in draws.estimate)
-    row.ci_low, row.ci_high, row.n, row.scope = rounded(low), rounded(high), int(draws.n[2]), draws.scope
-    row.prompts = int(np.isfinite(difference).any(axis=1).sum())
-    row.p = rounded(sign_flip_test(difference, resamples, seed))
-    row.p_best = rounded(_attainable(difference, resamples, seed))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        row.note = "one picture of each prompt: no interval; add seeds or prompts"
-    elif low <= 0 <= high:
-        row.ahead = "tie"
-    else:
-        row.ahead = row.first if (low > 0) == (row.better == "higher") else row.second
-
-
-def _attainable(difference: np.ndarray, resamples: int, seed: int) -> float:
-    """The smallest p that the sign-flip test could have given: that of differences of one sign."""
-    valid = np.isfinite(difference)
-    if valid.any(axis=1).sum() >= 6:
-        # the test flips whole prompts then
-        units = np.where(valid, difference, 0.0).sum(axis=1)
-        difference = np.where(valid.any(axis=1), units, np.nan)[:, None]
-    return sign_flip_test(np.abs(difference), resamples, seed)
-
-
-def _common_weights(pair: _Pair) -> list[float]:
+def _common_weights(pair: Pair) -> list[float]:
     mine, theirs = (
         {weight for name, weight in side.run.rows if name == side.checkpoint} for side in (pair.first, pair.second)
     )
     return [0.0, *sorted(weight for weight in mine & theirs if weight > 0)]
 
 
-def _other_words(pair: _Pair) -> str:
+def _other_words(pair: Pair) -> str:
     """Why fit to the prompt cannot be compared: CLIP was asked two different sentences."""
-    for prompt in sorted({key[:2] for key in pair.keys}):
-        asked = [side.run.prompts[prompt].class_text for side in (pair.first, pair.second)]
+    runs = pair.first.run, pair.second.run
+    shared = sorted(runs[0].prompts.keys() & runs[1].prompts.keys())
+    for prompt in shared:
+        asked = [run.prompts[prompt].class_text for run in runs]
         if asked[0] != asked[1]:
-            return f'CLIP was asked "{asked[0]}" and "{asked[1]}"; score one again with the other\'s --class-word'
+            return f'CLIP was asked "{asked[0]}" and "{asked[1]}"; {_WORDS}'
+    if not shared and runs[0].class_word != runs[1].class_word:
+        words = [run.class_word or "subject" for run in runs]
+        return f'CLIP was asked for "{words[0]}" and "{words[1]}"; {_WORDS}'
     return ""
 
 
-def _curve(pair: _Pair) -> Row:
+_WORDS = "score one again with the other's --class-word, measure a table with --trigger and --class-word"
+
+
+def _curve(pair: Pair) -> Row:
     """The states of the two loss curves; one curve a run cannot be tested."""
     row = Row(pair.first.label, pair.second.label, "curve", "state of the loss curve", "higher")
     states = []
@@ -266,27 +218,41 @@ def _notes(sides: Sequence[Side], rows: Sequence[Row], shared: Sequence[Key]) ->
             ruled = [gate for gate in gates if side.run is run and side.checkpoint in gate]
             if ruled and (run.card.get("recommended") or {}).get("checkpoint") != side.checkpoint:
                 yield f"{side.label}: its own scorecard ruled out {'; '.join(ruled[:3])}"
-    triggers = list(dict.fromkeys(run.plan.trigger for run in runs if run.plan.trigger))
+    triggers = list(dict.fromkeys(run.trigger for run in runs if run.trigger))
     if len(triggers) > 1:
         yield f"the triggers differ ({', '.join(triggers)}): prompts are paired with the trigger in its place"
-    hosts = list(dict.fromkeys(f"{run.plan.host.name} on {run.plan.host.device}" for run in runs))
+    plans = [run.plan for run in runs if run.plan is not None]
+    hosts = list(dict.fromkeys(f"{plan.host.name} on {plan.host.device}" for plan in plans))
     if len(hosts) > 1:
         yield f"drawn by {' and '.join(hosts)}: one seed need not start from the same noise there, so pairs help less"
+    for first, second in combinations(sides, 2):
+        mine = [row for row in rows if (row.first, row.second) == (first.label, second.label)]
+        counts = [sum(row.pairing == name for row in mine) for name in (PAIRED, BY_PROMPT, OPEN)]
+        if any(counts[1:]):
+            yield (
+                f"{first.label} less {second.label}: measures paired by prompt and seed {counts[0]}, "
+                f"by prompt alone {counts[1]}, unpaired {counts[2]}; intervals without pairs are wider"
+            )
+    loose = {label for row in rows if row.pairing in (BY_PROMPT, OPEN) for label in (row.first, row.second)}
     for side in sides:
-        if left := len(side.pictures) - len(shared):
+        if (left := len(side.pictures) - len(shared)) and side.label not in loose:
             yield f"{side.label}: {left} of {len(side.pictures)} pictures have no partner in every run and are left out"
+    for run in runs:
+        if run.doubled:
+            yield f"{run.name}: {run.doubled} pictures repeat a prompt, seed, checkpoint and weight and are left out"
     if any(row.scope == "seeds" for row in rows):
         yield "fewer than four prompts of a role: those intervals speak of these prompts only"
 
 
-def _provenance(sides: Sequence[Side], shared: Sequence[Key]) -> dict[str, Any]:
-    plan, run = sides[0].run.plan, sides[0].run
+def _provenance(sides: Sequence[Side], drawings: Sequence[Drawing], shared: Sequence[Key]) -> dict[str, Any]:
+    plan = next((side.run.plan for side in sides if side.run.plan is not None), None)
+    known = next((drawing for drawing in drawings if drawing.model), drawings[0])
     return {
         "program": f"lora-eval {lora_eval.__version__}",
-        "model": {name: plan.model.get(name) for name in ("name", "sha256")},
-        "sampling": asdict(plan.sampling),
-        "encoder": run.encoder,
-        "runs": [side.run.plan.run for side in sides],
+        "model": {"name": known.model or "not known", "sha256": known.sha256},
+        "sampling": dict(known.settings) if plan is None else asdict(plan.sampling),
+        "encoder": sides[0].run.encoder,
+        "runs": [side.run.id for side in sides],
         "prompts in common": len({key[:2] for key in shared}),
         "pairs in common": len(shared),
     }

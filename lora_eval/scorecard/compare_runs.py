@@ -1,4 +1,8 @@
-"""Finished run folders as ``compare`` reads them, and whether their pictures may be set side by side."""
+"""Finished run folders as ``compare`` reads them: drawn by this program, or measured from a table of pictures.
+
+A drawn run's plan says how each picture came about. Of a measured folder only its table and the infotexts of its
+pictures tell, so model and settings may be unknown there, and prompts and seeds need not be those of another run.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,11 @@ from lora_eval.files import read_json
 from lora_eval.report.tables import read_text
 from lora_eval.scorecard.data import Prompt
 from lora_eval.scorecard.plan import Plan
-from lora_eval.scorecard.ranges import format_number
 from lora_eval.scorecard.store import RunFolder, content_hash
+from lora_eval.scorecard.table import SETTINGS as TABLE_FILE
+from lora_eval.scorecard.table import clip_text
 
 TRIGGER = "{trigger}"
-SETTINGS = ("sampler", "scheduler", "steps", "cfg_scale", "width", "height", "clip_skip")
 # the metric columns that are compared; a table with none of them was drawn but never measured
 METRICS = ("carlos", "clip_i", "clip_i_gain", "clip_t", "distortion_z", "effect", "copy")
 
@@ -41,16 +45,28 @@ class Run:
     """One run folder, read whole.
 
     Attributes:
+        id: the run's own name.
+        plan: what was drawn; None where the pictures were drawn elsewhere and measured from a table.
+        loras: checkpoint -> (training steps, hash of its file), as far as known.
+        references: file names of the pictures that likeness was measured to.
         rows: (checkpoint or "" for weight 0, weight) -> pairing key -> row of ``cells.csv`` as text.
-        prompts: pairing key without the seed -> prompt of the suite.
+        prompts: pairing key without the seed -> prompt.
+        doubled: pictures left out because another one has their prompt, seed, checkpoint and weight.
     """
 
     folder: RunFolder
-    plan: Plan
+    id: str
+    plan: Plan | None
+    kind: str
+    trigger: str
+    class_word: str
+    loras: dict[str, tuple[int | None, str]]
+    references: list[str]
     card: dict[str, Any]
     summary: list[dict[str, str]]
     rows: dict[tuple[str, float], dict[Key, dict[str, str]]]
     prompts: dict[tuple[str, str], Prompt]
+    doubled: int = 0
 
     @property
     def name(self) -> str:
@@ -109,12 +125,12 @@ class Side:
     @property
     def step(self) -> int | None:
         """Training steps of the checkpoint."""
-        return next((lora.step for lora in self.run.plan.loras if lora.name == self.checkpoint), None)
+        return self.run.loras.get(self.checkpoint, (None, ""))[0]
 
     @property
     def sha256(self) -> str:
-        """Hash of the LoRA's file when it was drawn."""
-        return next((lora.sha256 for lora in self.run.plan.loras if lora.name == self.checkpoint), "")
+        """Hash of the LoRA's file when it was drawn; "" where that is not known."""
+        return self.run.loras.get(self.checkpoint, (None, ""))[1]
 
     @property
     def pictures(self) -> dict[Key, dict[str, str]]:
@@ -127,8 +143,12 @@ class Side:
         return self.run.rows.get(("", 0.0), {})
 
 
-def read_run(root: Path | str) -> Run:
-    """Read a scored run folder.
+def read_run(root: Path | str, triggers: Sequence[str] = ()) -> Run:
+    """Read a scored run folder, drawn here or measured from a table.
+
+    Args:
+        triggers: of the runs it is compared with; they mark the trigger's place where the table was measured
+            without one.
 
     Raises:
         RunError: it is no run folder, or it was not measured to the end; says which command mends it.
@@ -136,34 +156,98 @@ def read_run(root: Path | str) -> Run:
     folder = RunFolder(root)
     if not folder.root.is_dir():
         raise RunError(f"{folder.root} does not exist; give the folder of a scorecard run")
-    if not folder.plan_file.exists():
-        raise RunError(f"{folder.root} holds no run drawn by this program (plan.json is missing); give one that does")
+    if folder.plan_file.exists():
+        return _read_drawn(folder)
+    if (folder.root / TABLE_FILE).exists():
+        return _read_measured(folder, triggers)
+    raise RunError(
+        f"{folder.root} holds no run of this program (neither plan.json nor {TABLE_FILE}); "
+        "give one that score or measure made"
+    )
+
+
+def _read_drawn(folder: RunFolder) -> Run:
     plan = folder.read_plan()
-    for path in (folder.cells_file, folder.card_file, folder.summary_file):
-        if not path.exists():
-            raise RunError(f"{folder.root} was not measured to its end ({path.name} is missing); run score on it again")
-    card = read_json(folder.card_file)
-    if not isinstance(card, dict) or not isinstance(card.get("provenance"), dict):
-        raise RunError(f"{folder.card_file} is not a scorecard; run `report {folder.root}`")
+    card = _read_card(folder, "run score on it again")
     prompts: dict[tuple[str, str], Prompt] = {}
     keys: dict[str, tuple[str, str]] = {}
     for prompt in plan.prompts:
         keys[prompt.id] = (_open(prompt.text, plan.trigger), prompt.negative.strip())
         prompts.setdefault(keys[prompt.id], prompt)
     rows: dict[tuple[str, float], dict[Key, dict[str, str]]] = {}
-    table = _read_csv(folder.cells_file)
-    for number, row in enumerate(table, 2):
+    for line, row in enumerate(_read_cells(folder), 2):
         try:
             weight, key = float(row["weight"]), Key(*keys[row["prompt_id"]], int(row["seed"]))
             where = ("" if weight == 0 else row["checkpoint"], weight)
         except (KeyError, ValueError):
             raise RunError(
-                f"{folder.cells_file}, line {number} does not fit plan.json; run `report {folder.root}`"
+                f"{folder.cells_file}, line {line} does not fit plan.json; run `report {folder.root}`"
             ) from None
         rows.setdefault(where, {}).setdefault(key, row)
+    return Run(
+        folder, plan.run, plan, plan.kind, plan.trigger, plan.class_word,
+        {lora.name: (lora.step, lora.sha256) for lora in plan.loras},
+        [Path(path).name for path in plan.references.get("pictures", ())],
+        card, _read_csv(folder.summary_file), rows, prompts,
+    )  # fmt: skip
+
+
+def _read_measured(folder: RunFolder, triggers: Sequence[str]) -> Run:
+    raw = read_json(folder.root / TABLE_FILE)
+    if not isinstance(raw, dict):
+        raise RunError(f"{folder.root / TABLE_FILE} is incomplete; measure the table again into a new folder")
+    card = _read_card(folder, "run measure on it again")
+    kind, trigger, word = (str(raw.get(name) or "") for name in ("kind", "trigger", "class_word"))
+    marks = [trigger] if trigger.strip() else triggers
+    table = _read_cells(folder)
+    owners: dict[str, set[str]] = {}
+    for row in table:
+        owners.setdefault(row.get("checkpoint", ""), set()).add(row.get("lora", ""))
+    prompts: dict[tuple[str, str], Prompt] = {}
+    rows: dict[tuple[str, float], dict[Key, dict[str, str]]] = {}
+    loras: dict[str, tuple[int | None, str]] = {}
+    doubled = 0
+    for line, row in enumerate(table, 2):
+        try:
+            weight, text, negative = float(row["weight"]), row["prompt"], row["negative_prompt"]
+            opened = text
+            for mark in marks:
+                opened = _open(opened, mark)
+            key = Key(_open(opened, ""), negative.strip(), int(row["seed"]))
+            # as the scorecard names them, see ``grid.build_grid``
+            name = row["checkpoint"] if len(owners[row["checkpoint"]]) < 2 else f"{row['lora']}/{row['checkpoint']}"
+            step = int(row["step"]) if row["step"] else None
+            found = Prompt(row["prompt_id"], row["role"], text, clip_text(text, trigger, word), negative)
+        except (KeyError, ValueError):
+            raise RunError(f"{folder.cells_file}, line {line} cannot be used; run `report {folder.root}`") from None
+        prompts.setdefault(key[:2], found)
+        place = rows.setdefault(("" if weight == 0 else name, weight), {})
+        doubled += key in place
+        place.setdefault(key, row)
+        if weight != 0:
+            loras.setdefault(name, (step, ""))
+    run = str(card["provenance"].get("run") or folder.root.resolve().name)
+    return Run(
+        folder, run, None, kind, trigger, word, loras, [str(name) for name in raw.get("references") or ()],
+        card, _read_csv(folder.summary_file), rows, prompts, doubled,
+    )  # fmt: skip
+
+
+def _read_card(folder: RunFolder, mend: str) -> dict[str, Any]:
+    for path in (folder.cells_file, folder.card_file, folder.summary_file):
+        if not path.exists():
+            raise RunError(f"{folder.root} was not measured to its end ({path.name} is missing); {mend}")
+    card = read_json(folder.card_file)
+    if not isinstance(card, dict) or not isinstance(card.get("provenance"), dict):
+        raise RunError(f"{folder.card_file} is not a scorecard; run `report {folder.root}`")
+    return card
+
+
+def _read_cells(folder: RunFolder) -> list[dict[str, str]]:
+    table = _read_csv(folder.cells_file)
     if not table or not any(name in table[0] for name in METRICS):
         raise RunError(f"{folder.cells_file} has no measured columns; run `report {folder.root}`")
-    return Run(folder, plan, card, _read_csv(folder.summary_file), rows, prompts)
+    return table
 
 
 def _open(text: str, trigger: str) -> str:
@@ -192,124 +276,3 @@ def number(row: Mapping[str, str] | None, column: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-# -- which checkpoint and weight -----------------------------------------------------------------
-
-
-def choose(runs: Sequence[Run], at: Sequence[str] = ()) -> list[Side]:
-    """The sides of a comparison: each run at its recommendation, or as ``NAME:WEIGHT`` says.
-
-    As many ``at`` as runs go to the runs in order; fewer go to the run that has the checkpoint.
-
-    Raises:
-        RunError: a run recommends nothing and none was named, unknown or ambiguous names, the same twice.
-    """
-    asked: dict[int, tuple[str, float]] = {}
-    for position, text in enumerate(at):
-        name, weight = _parse(text)
-        owners = [i for i, run in enumerate(runs) if name in run.checkpoints]
-        if len(at) == len(runs):
-            owners = [position]
-        if not owners:
-            known = ", ".join(dict.fromkeys(name for run in runs for name in run.checkpoints))
-            raise RunError(f"--at {text}: no run has the checkpoint {name}; there are {known}")
-        if len(owners) > 1 or owners[0] in asked:
-            raise RunError(f"--at {text} fits several runs; give one --at for each of the {len(runs)} runs, in order")
-        asked[owners[0]] = (name, weight)
-    sides = [_side(run, asked.get(index)) for index, run in enumerate(runs)]
-    seen: dict[tuple[Path, str, float], Side] = {}
-    for side in sides:
-        key = (side.run.folder.root.resolve(), side.checkpoint, side.weight)
-        if key in seen:
-            raise RunError(
-                f"{side.run.folder.root} is named twice with {side.checkpoint} at {side.weight:g}; "
-                "name another run, or another checkpoint or weight with --at"
-            )
-        seen[key] = side
-    return _labelled(sides)
-
-
-def _parse(text: str) -> tuple[str, float]:
-    name, separator, weight = text.rpartition(":")
-    try:
-        value = float(weight)
-    except ValueError:
-        value = math.nan
-    if not separator or not name or not math.isfinite(value):
-        raise RunError(f"--at {text} is not NAME:WEIGHT; write for example --at zorp-000300:0.8")
-    return name, value
-
-
-def _side(run: Run, asked: tuple[str, float] | None) -> Side:
-    root = run.folder.root
-    if asked is None:
-        chosen = run.card.get("recommended") or {}
-        name, weight = chosen.get("checkpoint"), chosen.get("weight")
-        if name is None or weight is None:
-            raise RunError(f"{root} recommends no checkpoint and weight; name one with --at NAME:WEIGHT")
-    else:
-        name, weight = asked
-    if name not in run.checkpoints:
-        raise RunError(f"{root} has no checkpoint {name}; it has {', '.join(run.checkpoints)}")
-    drawn = sorted(w for other, w in run.rows if other == name and w != 0)
-    found = next((w for w in drawn if abs(w - float(weight)) < 1e-6), None)
-    if found is None:
-        shown = ", ".join(format_number(w) for w in drawn)
-        raise RunError(f"{root} has no pictures of {name} at {float(weight):g}; drawn were {shown}")
-    return Side(run, str(name), found)
-
-
-def _labelled(sides: Sequence[Side]) -> list[Side]:
-    """Shortest labels that tell the sides apart: checkpoint and weight, then the folder, then a number."""
-    labels = [f"{side.checkpoint} at {side.weight:g}" for side in sides]
-    for more in ([f"{s.run.name}: " for s in sides], [f"{i}. " for i in range(1, len(sides) + 1)]):
-        doubled = {label for label in labels if labels.count(label) > 1}
-        labels = [f"{add}{label}" if label in doubled else label for add, label in zip(more, labels, strict=True)]
-    return [Side(s.run, s.checkpoint, s.weight, label) for s, label in zip(sides, labels, strict=True)]
-
-
-# -- may they be compared ------------------------------------------------------------------------
-
-
-def require_alike(runs: Sequence[Run]) -> None:
-    """Raise RunError naming the first thing that two runs do not share and how to mend it."""
-    first = runs[0]
-    for other in runs[1:]:
-        here, there = first.folder.root, other.folder.root
-
-        def differ(what: str, mine: Any, theirs: Any, mend: str, here: Path = here, there: Path = there) -> None:
-            if mine != theirs:
-                raise RunError(f"cannot compare: {what} is {mine} in {here} and {theirs} in {there}; {mend}")
-
-        mend = "score one of them again with the other's model"
-        differ("the model", first.plan.model.get("name"), other.plan.model.get("name"), mend)
-        mine, theirs = (str(run.plan.model.get("sha256"))[:10] for run in (first, other))
-        differ(f"the hash of model {first.plan.model.get('name')}", mine, theirs, mend)
-        for name in SETTINGS:
-            values = getattr(first.plan.sampling, name), getattr(other.plan.sampling, name)
-            differ(name, *values, f"score one of them again with the other's {name}")
-        differ("the encoder", first.encoder, other.encoder, "score one of them again with the other's --encoder")
-
-
-def same_references(first: Run, second: Run) -> bool:
-    """Whether both runs measured likeness to the same reference pictures.
-
-    A picture that both drew (weight 0 of a prompt without trigger, say) has the same CLIP-I in both
-    only when the references are the same; where no picture is shared, their file names must be.
-    """
-    shared = sorted(set(first.rows.get(("", 0.0), {})) & set(second.rows.get(("", 0.0), {})))
-    compared = 0
-    for key in shared:
-        rows = first.rows["", 0.0][key], second.rows["", 0.0][key]
-        values = [number(row, "clip_i") for row in rows]
-        hashes = [run.hash_of(row) for run, row in zip((first, second), rows, strict=True)]
-        if hashes[0] and hashes[0] == hashes[1] and np.isfinite(values).all():
-            compared += 1
-            # six digits are kept in the table
-            if abs(values[0] - values[1]) > 2e-6:
-                return False
-    if compared:
-        return True
-    names = [sorted(Path(p).name for p in run.plan.references.get("pictures", ())) for run in (first, second)]
-    return bool(names[0]) and names[0] == names[1]

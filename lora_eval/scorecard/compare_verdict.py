@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from itertools import combinations
 
 CERTAIN = 0.05
+# what the pictures of two sides share; OPEN: nothing
+PAIRED, BY_PROMPT, OPEN = "prompt and seed", "prompt", "none"
 
 
 @dataclass
 class Row:
     """One measure of one pair of sides: a row of ``compare.csv``.
 
-    ``difference`` is ``first_value - second_value`` over the ``n`` pairs that both sides have; ``ahead``
+    ``pairing``: what the pictures compared share, one of PAIRED, BY_PROMPT and OPEN. ``difference`` is
+    ``first_value - second_value`` over ``n`` pairs (pictures of the smaller side where seeds are not shared); ``ahead``
     is the label of the better side, ``tie``, or "" where nothing was tested. ``p`` is the sign-flip test,
     ``p_best`` the smallest it could have been with so many pairs, ``p_holm`` p corrected over all rows whose
     ``p_best`` is small enough to count, ``scope`` what the interval speaks of.
@@ -37,6 +40,7 @@ class Row:
     ahead: str = ""
     scope: str = ""
     note: str = ""
+    pairing: str = ""
 
 
 def standing(rows: Sequence[Row], first: str, second: str) -> dict[str, str]:
@@ -64,13 +68,19 @@ def verdict(labels: Sequence[str], rows: Sequence[Row]) -> str:
                 mixed.setdefault((first, second), []).append(dimension)
             elif who != "tie":
                 wins.setdefault((who, second if who == first else first), []).append(dimension)
-    pairs = max((row.n for row in rows), default=0)
+    paired = [row.n for row in rows if row.n and row.pairing in ("", PAIRED)]
+    pairs = max(paired, default=0) or max((row.n for row in rows), default=0)
     if not tested:
         return "Not decided: no measure has an interval; draw more seeds and prompts, and score with --data."
     split = [pair for pair in mixed] + [pair for pair in wins if pair[::-1] in wins]
     unbeaten = [one for one in labels if not any((other, one) in wins for other in labels)]
     best = [one for one in unbeaten if any((one, other) in wins for other in labels)]
     doubt = _doubt(rows)
+    if not wins and not mixed and not paired:
+        return (
+            f"A tie: no dimension tells {_and(labels)} apart over {pairs} pictures of each that share no seed; "
+            "the same prompts and seeds would narrow the intervals."
+        )
     if not wins and not mixed:
         return (
             f"A tie: no dimension tells {_and(labels)} apart over {pairs} pairs of pictures; "

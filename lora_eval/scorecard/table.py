@@ -61,7 +61,7 @@ def measure_table(
     if folder.plan_file.exists():
         raise RunError(f"{folder.root} holds a run that was drawn here; choose another folder")
     rows = read_table(table)
-    prompts = _prompts(table, rows, trigger.strip(), class_word.strip() or "subject")
+    prompts = _prompts(table, rows, trigger.strip(), class_word)
     cells, paths = _cells(table, rows, folder.root)
     make_folder(folder.root)
     with folder.lock():
@@ -78,6 +78,8 @@ def measure_table(
                 "class_word": class_word,
                 "encoder": given if isinstance(given, str) else given.id,
                 "histories": histories or {},
+                # whether another run's likeness may be compared with this one's
+                "references": [path.name for path in found.pictures],
             },
         )
         sizes = Counter(zip(cells["width"], cells["height"], strict=True))
@@ -117,6 +119,7 @@ def measure_again(root: Path, encoder: AnyEncoder | None, resamples: int) -> Sco
     settings = read_json(root / SETTINGS)
     try:
         table, named = settings.pop("table"), settings.pop("encoder")
+        settings.pop("references", None)
         return measure_table(table, root, encoder=encoder or named, resamples=resamples, **settings)
     except (KeyError, TypeError, AttributeError):
         raise RunError(f"{root / SETTINGS} is incomplete; measure the table again into a new folder") from None
@@ -155,6 +158,12 @@ def read_table(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def clip_text(prompt: str, trigger: str, class_word: str) -> str:
+    """What CLIP is asked: the class word in place of the trigger, ``subject`` where there is none."""
+    trigger, word = trigger.strip(), class_word.strip() or "subject"
+    return re.sub(rf"(?<!\w){re.escape(trigger)}(?!\w)", lambda _: word, prompt) if trigger else prompt
+
+
 def _prompts(table: Path, rows: list[dict[str, str]], trigger: str, class_word: str) -> dict[str, Prompt]:
     """One Prompt for each prompt id; fills in ``prompt_id`` and ``role`` of the rows."""
     ids: dict[tuple[str, str, str], str] = {}
@@ -170,8 +179,8 @@ def _prompts(table: Path, rows: list[dict[str, str]], trigger: str, class_word: 
         role = role or ("unrelated" if trigger and not named else "plain")
         key = (row.get("prompt_id", ""), text, negative)
         name = row.get("prompt_id", "") or ids.setdefault(key, f"p{len(ids) + 1:02d}")
-        class_text = re.sub(rf"(?<!\w){re.escape(trigger)}(?!\w)", lambda _: class_word, text) if trigger else text
-        prompt = Prompt(name, role, text, class_text, negative, negative if role == "negative" else "")
+        asked = clip_text(text, trigger, class_word)
+        prompt = Prompt(name, role, text, asked, negative, negative if role == "negative" else "")
         earlier = prompts.setdefault(name, prompt)
         if (earlier.text, earlier.negative) != (prompt.text, prompt.negative):
             raise RunError(

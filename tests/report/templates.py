@@ -13,6 +13,7 @@ SENTENCES = (
     *("scorecard/references.py", "scorecard/extras.py", "scorecard/collect.py", "scorecard/run.py"),
     *("scorecard/draw.py", "scorecard/features.py"),
     *("scorecard/table.py", "scorecard/compare.py", "scorecard/compare_verdict.py"),
+    *("scorecard/compare_pairs.py", "scorecard/compare_alike.py"),
     *("training/curve.py", "training/unrest.py"),
     *sorted(f"scorecard/measures/{path.name}" for path in (ROOT / "scorecard" / "measures").glob("*.py")),
 )

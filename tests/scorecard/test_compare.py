@@ -337,7 +337,7 @@ class TestRefusals:
         with pytest.raises(RunError, match="does not exist"):
             compare([two[0], tmp_path / "nothing"])
         (tmp_path / "empty").mkdir()
-        with pytest.raises(RunError, match=r"plan\.json is missing"):
+        with pytest.raises(RunError, match=r"neither plan\.json nor table\.json"):
             compare([two[0], tmp_path / "empty"])
         (two[1] / "scorecard.json").unlink()
         with pytest.raises(RunError, match="not measured to its end"):

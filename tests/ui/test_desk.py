@@ -324,6 +324,23 @@ def test_two_runs_are_compared_into_a_folder_of_their_own(desk: Desk, folders: F
     assert set(desk.scored_runs()) == set(runs)
 
 
+def test_a_run_measured_from_a_table_is_listed_and_compared(desk: Desk, folders: Folders, tmp_path: Path) -> None:
+    from lora_eval.scorecard.run import measure_table
+    from tests.fakes_scorecard import FakeEncoder, small_score
+
+    drawn, measured = (folders.output_folder / name for name in ("cat", "elsewhere"))
+    small_score(tmp_path / "made", drawn)
+    words = {"trigger": "zorp", "class_word": "shape"}
+    measure_table(drawn / "cells.csv", measured, encoder=FakeEncoder(), resamples=50, **words)
+    assert {one.folder: bool(one.verdict) for one in desk.history()} == {drawn: True, measured: True}
+    told = json.loads((desk.compare([drawn, measured], "zorp-000200:1, zorp-000200:1") / "compare.json").read_text())
+    assert {row["ahead"] for row in told["rows"]} == {"tie", ""}
+    with pytest.raises(RunError, match="measured from a table"):
+        desk.use_weight(measured, "zorp-000200", "1")
+    (measured / "scorecard.json").unlink()
+    assert {one.folder: bool(one.verdict) for one in desk.history()} == {drawn: True, measured: False}
+
+
 def test_every_preset_is_estimated_with_the_rest_of_the_order(desk: Desk) -> None:
     found = desk.estimates(order(preset="quick", seeds=3, budget=400))
     assert list(found) == ["quick", "standard", "thorough", "adaptive"]

@@ -47,7 +47,8 @@ def test_runs_are_found_in_both_places_the_latest_first(tmp_path: Path) -> None:
     touch(tmp_path / "new" / "history.csv", at=2000)
     touch(tmp_path / "scored" / "plan.json", at=1500)
     assert [path.name for path in library.training_runs(tmp_path)] == ["new", "old"]
-    assert [path.name for path in library.scored_runs(tmp_path)] == ["scored"]
+    touch(tmp_path / "lora-eval" / "measured" / "table.json", at=1600)
+    assert [path.name for path in library.scored_runs(tmp_path)] == ["measured", "scored"]
 
 
 def test_test_pictures_by_step_then_prompt(tmp_path: Path) -> None:
