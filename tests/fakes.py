@@ -272,6 +272,18 @@ def caption(seed: int, trigger: str = "") -> str:
     return f"{trigger} {text}".strip()
 
 
+TOY: dict[str, Any] = {
+    "name": "toy",
+    "epochs": 100,
+    "batch_size": 3,
+    "learning_rate": 5e-3,
+    "validation_fraction": 0.25,
+    "save_dtype": "fp32",
+    "lora_rank": 4,
+}
+"""Settings of a training on :func:`write_dataset` that takes part of a second; it still wants an end and steps."""
+
+
 def write_dataset(
     folder: Path, count: int = 6, size: tuple[int, int] = (64, 64), trigger: str = "", **table: Any
 ) -> Path:

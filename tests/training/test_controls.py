@@ -12,18 +12,9 @@ from safetensors.torch import load_file
 
 from lora_eval.training.config import TrainConfig, make_config
 from lora_eval.training.loop import TrainResult, train
-from tests.fakes import FakeHost, drawing, write_dataset
+from tests.fakes import TOY, FakeHost, drawing, write_dataset
 
-BASE: dict[str, Any] = {
-    "name": "toy",
-    "epochs": 2,
-    "batch_size": 3,
-    "learning_rate": 5e-3,
-    "lora_rank": 4,
-    "validation_fraction": 0.25,
-    "save_dtype": "fp32",
-    "trigger": "zorp",
-}
+BASE: dict[str, Any] = {**TOY, "epochs": 2, "trigger": "zorp"}
 # these change the numbers of the LoRA
 NUMBERS: dict[str, Any] = {
     "lora_alpha": 1,

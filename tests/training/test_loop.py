@@ -27,7 +27,7 @@ from lora_eval.training.history import COLUMNS, read_rows
 from lora_eval.training.loop import TrainResult, train
 from lora_eval.training.loss import squared_error
 from lora_eval.training.run import read_references
-from tests.fakes import FakeBorrowed, FakeHost, drawing, hooks_on, write_dataset
+from tests.fakes import TOY, FakeBorrowed, FakeHost, drawing, hooks_on, write_dataset
 
 STEPS = 12
 
@@ -38,20 +38,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(data: Path, **values: Any) -> TrainConfig:
-    base: dict[str, Any] = {
-        "train_data_dir": str(data),
-        "name": "toy",
-        "epochs": 100,
-        "max_steps": STEPS,
-        "batch_size": 3,
-        "learning_rate": 5e-3,
-        "save_steps": 4,
-        "validation_fraction": 0.25,
-        "validation_steps": 3,
-        "save_dtype": "fp32",
-        "lora_rank": 4,
-    }
-    return make_config({**base, **values})
+    ends = {"train_data_dir": str(data), "max_steps": STEPS, "save_steps": 4, "validation_steps": 3}
+    return make_config({**TOY, **ends, **values})
 
 
 def tensors(result: TrainResult) -> dict[str, bytes]:

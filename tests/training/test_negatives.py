@@ -18,7 +18,7 @@ from lora_eval.training.history import read_rows
 from lora_eval.training.loop import TrainResult, train
 from lora_eval.training.negatives import HardNegatives, base_model, near_misses, negative_prompts
 from lora_eval.training.randomness import python_random, torch_random
-from tests.fakes import FakeBorrowed, FakeHost, hooks_on, make_unet, write_dataset
+from tests.fakes import TOY, FakeBorrowed, FakeHost, hooks_on, make_unet, write_dataset
 
 STEPS = 12
 ON: dict[str, Any] = {"hard_negative_weight": 2.0}
@@ -30,22 +30,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(data: Path | str, **values: Any) -> TrainConfig:
-    base: dict[str, Any] = {
-        "train_data_dir": str(data),
-        "name": "toy",
-        "epochs": 100,
-        "max_steps": STEPS,
-        "batch_size": 3,
-        "learning_rate": 5e-3,
-        "save_steps": 2,
-        "validation_fraction": 0.25,
-        "validation_steps": 4,
-        "save_dtype": "fp32",
-        "lora_rank": 4,
-        "trigger": "zorp",
-        "class_word": "fox",
-    }
-    return make_config({**base, **values})
+    ends = {"train_data_dir": str(data), "max_steps": STEPS, "save_steps": 2, "validation_steps": 4}
+    words = {"trigger": "zorp", "class_word": "fox"}
+    return make_config({**TOY, **ends, **words, **values})
 
 
 def tensors(path: Path) -> dict[str, bytes]:
