@@ -13,6 +13,7 @@ from lora_eval.cli import main
 from lora_eval.exits import GOOD
 from lora_eval.host.protocol import ImageRequest, LoraUse, Sampling
 from lora_eval.training.config import load_config
+from tests.article import ARTICLE, MODEL
 
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -101,18 +102,7 @@ def test_the_articles_yaml_runs_word_for_word(tmp_path: Path, monkeypatch: pytes
 
     shutil.copytree(DEMO_DATA, tmp_path / "data" / "style_train")
     monkeypatch.chdir(tmp_path)
-    Path("article.yaml").write_text(
-        f"""train_data_dir: "./data/style_train"
-metadata_path: "./data/style_train/metadata.csv"
-base_model: "{default_model()}"
-lora_rank: 8
-batch_size: 4
-epochs: 10
-learning_rate: 2e-4
-output_dir: "./output/my_style_lora"
-save_steps: 100
-"""
-    )
+    Path("article.yaml").write_text(ARTICLE.replace(MODEL, str(default_model())))
     assert main(["train", "article.yaml", "max_steps=2", "--quiet"]) == GOOD
     assert (tmp_path / "output/my_style_lora/my_style_lora.safetensors").is_file()
     assert (tmp_path / "output/my_style_lora/history.csv").read_text().startswith("step,epoch,lr,loss,val_loss")

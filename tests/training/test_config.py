@@ -21,18 +21,7 @@ from lora_eval.training.config import (
     to_dict,
 )
 from lora_eval.training.templates import load_template, template_names, template_path
-
-ARTICLE = """\
-train_data_dir: "./data/style_train"
-metadata_path: "./data/style_train/metadata.csv"
-base_model: "./models/Stable-diffusion/v1-5-pruned.safetensors"
-lora_rank: 8
-batch_size: 4
-epochs: 10
-learning_rate: 2e-4
-output_dir: "./output/my_style_lora"
-save_steps: 100
-"""
+from tests.article import ARTICLE
 
 
 def test_the_article_s_config_runs_word_for_word(tmp_path: Path) -> None:
