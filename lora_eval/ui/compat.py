@@ -56,6 +56,14 @@ def keep() -> Update:
     return gr.update()  # type: ignore[no-any-return]
 
 
+def open_choice(choices: Sequence[str], words: tuple[str, str], elem_id: str, value: str = "", **layout: Any) -> Any:
+    """A list to choose from that also takes what is typed. ``words``: label and explanation."""
+    label, info = words
+    return gr.Dropdown(
+        list(choices), value=value, allow_custom_value=True, label=label, info=info, elem_id=elem_id, **layout
+    )
+
+
 def html(value: str = "", **about: Any) -> Any:
     """An HTML component without the inner margin that newer versions give it."""
     return gr.HTML(value, **about, **({"padding": False} if MAJOR >= 5 else {}))

@@ -9,26 +9,15 @@ import gradio as gr
 from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
 from lora_eval.ui import form, render, text
-from lora_eval.ui.compat import Update, html, keep, listen, section, transient
+from lora_eval.ui.compat import Update, html, keep, listen, open_choice, section, transient
 
 
 def make(desk: Desk, element: str) -> dict[str, Any]:
     """A folded section: presets, a file to take settings from, and the settings as YAML."""
     made: dict[str, Any] = {}
     with gr.Accordion(text.CONFIG, open=False, elem_id=f"{element}_yaml_group"):
-        label, info = text.PRESET_NAME
         with gr.Row():
-            made["name"] = transient(
-                gr.Dropdown(
-                    desk.presets(),
-                    value="",
-                    allow_custom_value=True,
-                    label=label,
-                    info=info,
-                    scale=3,
-                    elem_id=f"{element}_kept_preset",
-                )
-            )
+            made["name"] = transient(open_choice(desk.presets(), text.PRESET_NAME, f"{element}_kept_preset", scale=3))
             for key, words in (("load", text.PRESET_LOAD), ("save", text.PRESET_SAVE)):
                 made[key] = gr.Button(words, size="sm", scale=1, min_width=80, elem_id=f"{element}_kept_preset_{key}")
         made["file"] = transient(

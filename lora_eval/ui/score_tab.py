@@ -13,7 +13,7 @@ from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
 from lora_eval.estimate import ADAPTIVE
 from lora_eval.ui import page, render, score_view, text
-from lora_eval.ui.compat import Update, html, keep, listen, section, transient
+from lora_eval.ui.compat import Update, html, keep, listen, open_choice, section, transient
 from lora_eval.ui.order import BUDGET, MAP, OPTIONAL, SAMPLING, make_order
 
 REDRAW = 2.0
@@ -150,29 +150,14 @@ def _settings(desk: Desk) -> dict[str, Any]:
         controls["weights"] = field("weights")
         with gr.Row():
             controls["seeds"], controls["prompts"] = field("seeds"), field("prompts")
-        label, info = text.SUITE
-        controls["suite"] = gr.Dropdown(
-            [text.SUITE_AUTO, *suite_names()],
-            value=text.SUITE_AUTO,
-            allow_custom_value=True,
-            label=label,
-            info=info,
-            elem_id=f"{ELEMENT}_suite",
-        )
+        suites = [text.SUITE_AUTO, *suite_names()]
+        controls["suite"] = open_choice(suites, text.SUITE, f"{ELEMENT}_suite", text.SUITE_AUTO)
         with gr.Row():
             controls["trigger"], controls["class_word"] = field("trigger"), field("class_word")
     with gr.Accordion(text.SAMPLING, open=False, elem_id=f"{ELEMENT}_how"):
         with gr.Row():
-            label, info = text.SAMPLER
-            controls["sampler"] = gr.Dropdown(
-                ["", *desk.samplers()],
-                value="",
-                allow_custom_value=True,
-                label=label,
-                info=info,
-                min_width=150,
-                elem_id=f"{ELEMENT}_sampler",
-            )
+            samplers = ["", *desk.samplers()]
+            controls["sampler"] = open_choice(samplers, text.SAMPLER, f"{ELEMENT}_sampler", min_width=150)
             controls["scheduler"] = field("scheduler")
         for pair in (("steps", "cfg_scale"), ("width", "height"), ("clip_skip", "batch_size")):
             with gr.Row():
