@@ -146,17 +146,14 @@ def report(folder: Path, name: str = "report.html", title: str = "full_report") 
     if not (folder / name).is_file():
         return ""
     words = text.WORDS[title]
-    address = served.page(folder, name)
+    address = _e(served.page(folder, name))
+    # on its own it can be printed
+    alone = f'<a class="lora-eval-small" href="{address}" target="_blank" rel="noopener">{_word("own_page")}</a>'
     return (
-        f'<section class="lora-eval-section"><h4>{_e(words)} {_open(address)}</h4>'
-        f'<iframe class="lora-eval-report" title="{_e(words)}" data-le-src="{_e(address)}" '
+        f'<section class="lora-eval-section"><h4>{_e(words)} {alone}</h4>'
+        f'<iframe class="lora-eval-report" title="{_e(words)}" data-le-src="{address}" '
         f'sandbox="allow-scripts allow-popups allow-modals"></iframe></section>'
     )
-
-
-def _open(address: str) -> str:
-    """A link that opens the page on its own, where it can be printed."""
-    return f'<a class="lora-eval-small" href="{_e(address)}" target="_blank" rel="noopener">{_word("own_page")}</a>'
 
 
 def history(runs: Sequence[Finished], shown: str) -> str:
