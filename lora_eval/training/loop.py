@@ -58,6 +58,7 @@ def train(
         config = keep_smaller(config, load_config(paths.config))
     try:
         return _train(host, config, paths, info, job, bool(resume), sum(item.repeats for item in items), encoder)
+    # also KeyboardInterrupt and an interpreter that ends: whatever it was, it goes on upward and leaves no empty folder
     except BaseException:
         with contextlib.suppress(OSError):
             paths.folder.rmdir()  # only when nothing was written into it
