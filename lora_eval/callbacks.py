@@ -164,10 +164,12 @@ def _provide_loras(names: Sequence[str]) -> None:
 
     host = current_host()
     files = [path for run in _run_checkpoints() for path in run]
-    provide_all(
-        names, lambda: networks().available_networks, files, lambda path: link_into(host.lora_folder, path),
-        host.refresh_loras,
-    )  # fmt: skip
+
+    def known() -> list[str]:
+        # the WebUI lists a LoRA whose file was deleted until its next refresh, and draws without it
+        return [name for name, found in networks().available_networks.items() if Path(found.filename).is_file()]
+
+    provide_all(names, known, files, lambda path: link_into(host.lora_folder, path), host.refresh_loras)
 
 
 def _planned_axes() -> list[str]:

@@ -119,6 +119,33 @@ def test_before_the_page_is_built_tabs_routes_settings_and_axes_follow(
     assert done == ["add_settings", "add_axes"]
 
 
+def test_a_checkpoint_that_was_deleted_from_the_lora_folder_is_linked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, run = tmp_path / "Lora", tmp_path / "outputs" / "lora-eval" / "run"
+    for path in (folder, run):
+        path.mkdir(parents=True)
+    (run / "history.csv").write_text("step\n")
+    (run / "run-000001.safetensors").write_bytes(b"lora")
+    networks = ModuleType("networks")
+    networks.__dict__.update(loaded_networks=[], available_networks={})
+
+    def refresh() -> None:
+        found = {path.stem: SimpleNamespace(filename=str(path)) for path in folder.rglob("*.safetensors")}
+        networks.__dict__["available_networks"] = found
+
+    host = SimpleNamespace(lora_folder=folder, output_folder=tmp_path / "outputs", refresh_loras=refresh)
+    monkeypatch.setitem(sys.modules, "networks", networks)
+    monkeypatch.setattr(callbacks, "current_host", lambda: host)
+    linked = folder / "lora-eval" / "run-000001.safetensors"
+    for _ in range(2):
+        callbacks._provide_loras(["run-000001"])
+        assert linked.read_bytes() == b"lora"
+        # the WebUI goes on listing it
+        linked.unlink()
+        assert "run-000001" in networks.available_networks
+
+
 def test_reload_ui_drops_the_modules_of_the_old_page_alone(webui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("lora_eval.ui", "lora_eval.ui.old"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))

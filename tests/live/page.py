@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,3 +49,18 @@ def show(page: Any, tab: str, title: str) -> None:
 def status(box: Any, name: str) -> None:
     """Wait until a job's box shows a status."""
     box.locator(f'[data-le-status="{name}"]').wait_for()
+
+
+def pick(page: Any, box: Any, words: str) -> None:
+    """Take an option of a dropdown; the list is filtered as it is when one types."""
+    typed, option = box.locator("input").first, box.locator("ul.options li", has_text=words).first
+    until = time.monotonic() + PATIENCE / 1000
+    while not option.is_visible() and time.monotonic() < until:
+        typed.fill("")
+        typed.click()
+        typed.fill(words)
+        page.wait_for_timeout(500)
+    option.click()
+    # the open list would lie over what is clicked next
+    typed.blur()
+    option.wait_for(state="hidden")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.live.page import PATIENCE, show, status
+from tests.live.page import pick, show, status
 
 SETTINGS = """\
 resolution: 64
@@ -53,20 +53,9 @@ def train(page: Any, folder: Path, name: str) -> Any:
 
 
 def choose(page: Any, lora: str) -> None:
-    """Refresh the list of LoRAs and take one; the list is filtered as it is when one types."""
+    """Refresh the list of LoRAs and take one."""
     page.click("#lora_eval_score_refresh")
-    box = page.locator("#lora_eval_score_loras")
-    typed, option = box.locator("input").first, box.locator("ul.options li", has_text=lora).first
-    until = time.monotonic() + PATIENCE / 1000
-    while not option.is_visible() and time.monotonic() < until:
-        typed.fill("")
-        typed.click()
-        typed.fill(lora)
-        page.wait_for_timeout(500)
-    option.click()
-    # the open list would lie over what is clicked next
-    typed.blur()
-    option.wait_for(state="hidden")
+    pick(page, page.locator("#lora_eval_score_loras"), lora)
 
 
 def test_the_whole_way(webui: Any, page: Any) -> None:
