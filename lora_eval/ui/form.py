@@ -17,7 +17,7 @@ ON_TOP = ("train_data_dir", "name", "trigger", "kind")
 NAMES = [name for group in text.GROUPS.values() for name in group]
 _SETTINGS = {setting.name: setting for setting in fields(TrainConfig)}
 _HINTS = typing.get_type_hints(TrainConfig)
-_LINES = {"sample_prompts": 3, "hard_negative_prompts": 3}
+_LINES = {"sample_prompts": 3, "sample_negative": 3, "hard_negative_prompts": 3}
 
 
 def make_control(name: str, value: Any) -> Any:

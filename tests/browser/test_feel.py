@@ -87,6 +87,17 @@ def test_narrow_pages_do_not_scroll_sideways(served: Any, open_page: Callable[..
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 1
 
 
+@pytest.mark.parametrize("width", [440, 480, 1600])
+def test_fields_side_by_side_stand_level(served: Any, open_page: Callable[..., Any], width: int) -> None:
+    # at these widths one hint takes a line more than the other, in one version of gradio or another
+    page = open_page(served, width=width)
+    name, trigger = (
+        page.locator(f"#lora_eval_train_{field} :is(input, textarea)").bounding_box() for field in ("name", "trigger")
+    )
+    assert name["x"] < trigger["x"]
+    assert abs(name["y"] - trigger["y"]) < 1
+
+
 def test_nothing_jumps_while_a_job_runs(serve: Callable[..., Any], open_page: Callable[..., Any]) -> None:
     server = serve()
     page = open_page(server)
