@@ -14,7 +14,8 @@ from PIL import Image
 from lora_eval.host.protocol import ImageRequest, LoraUse
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.scorecard.grid import CORE_ROLES
-from lora_eval.scorecard.plan import Cell, default_sampling
+from lora_eval.scorecard.plan import Cell
+from lora_eval.scorecard.planning import default_sampling
 from lora_eval.scorecard.store import RunFolder
 from tools.tiny_world.drawings import BACKGROUNDS, COLOURS, SHAPES, TEXTURES
 from tools.tiny_world.reader import Reader

@@ -18,7 +18,7 @@ from lora_eval.commands import DEMO_CONFIG, DEMO_DATA
 from lora_eval.host.protocol import ImageRequest, LoraUse
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.progress import ConsoleProgress
-from lora_eval.scorecard.plan import default_sampling
+from lora_eval.scorecard.planning import default_sampling
 from lora_eval.scorecard.ranges import parse_range
 from lora_eval.training.config import load_config
 from lora_eval.training.loop import train

@@ -18,7 +18,7 @@ from pathlib import Path
 from lora_eval.commands import DEMO_DATA
 from lora_eval.host.protocol import Drawn, ImageRequest, LoraUse, Sampling
 from lora_eval.host.standalone import StandaloneHost
-from lora_eval.scorecard.plan import default_sampling
+from lora_eval.scorecard.planning import default_sampling
 from lora_eval.scorecard.run import score
 
 

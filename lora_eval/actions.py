@@ -37,7 +37,7 @@ class ScoreOrder:
         out: run folder; the same again goes on where it stopped.
         weights: range as in the X/Y/Z plot. suite: shipped name or file.
         seeds, prompts: how many, or which; prompts are counted from 1.
-        preset, kind, trigger, class_word, encoder: see ``scorecard.plan.make_plan``.
+        preset, kind, trigger, class_word, encoder: see ``scorecard.planning.make_plan``.
         sampling: names of the WebUI's txt2img: sampler, scheduler, steps, cfg_scale, width, height, clip_skip.
         axes: what spans the map of the pictures, see ``scorecard.plan.AXES``.
         budget, minutes: the most pictures, or the most time, of an adaptive run; ``preset`` "adaptive" without

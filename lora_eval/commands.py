@@ -310,7 +310,7 @@ def _sampling(arguments: argparse.Namespace, host: StandaloneHost) -> Sampling |
     """The sampling asked for over the host's own defaults; None when nothing was asked."""
     from dataclasses import replace
 
-    from lora_eval.scorecard.plan import default_sampling
+    from lora_eval.scorecard.planning import default_sampling
 
     asked: dict[str, Any] = {}
     if arguments.sampler is not None:

@@ -11,7 +11,8 @@ from lora_eval import library
 from lora_eval.errors import ConfigError
 from lora_eval.scorecard.adaptive import COARSE, START_SEEDS
 from lora_eval.scorecard.data import KINDS
-from lora_eval.scorecard.plan import PRESETS, check_axes
+from lora_eval.scorecard.plan import check_axes
+from lora_eval.scorecard.planning import PRESETS
 from lora_eval.scorecard.ranges import parse_range
 
 if TYPE_CHECKING:

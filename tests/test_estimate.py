@@ -14,7 +14,8 @@ from lora_eval.actions import ScoreOrder
 from lora_eval.errors import ConfigError
 from lora_eval.estimate import ADAPTIVE, NAMES, estimate, parse_axes, settled
 from lora_eval.scorecard.adaptive import with_budget
-from lora_eval.scorecard.plan import AXES, make_plan
+from lora_eval.scorecard.plan import AXES
+from lora_eval.scorecard.planning import make_plan
 from tests.fakes_scorecard import FakeHost, make_lora
 
 

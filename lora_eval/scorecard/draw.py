@@ -11,7 +11,8 @@ from PIL import Image
 from lora_eval.errors import HostError, LoraFileError, RunError
 from lora_eval.files import file_sha256
 from lora_eval.host.protocol import Drawn, Host, Job
-from lora_eval.scorecard.plan import Cell, Plan, PlannedLora
+from lora_eval.scorecard.checkpoints import PlannedLora
+from lora_eval.scorecard.plan import Cell, Plan
 from lora_eval.scorecard.ranges import format_number
 from lora_eval.scorecard.store import RunFolder
 

@@ -19,7 +19,7 @@ from PIL import Image
 from lora_eval.errors import ConfigError, HostError
 from lora_eval.files import file_sha256
 from lora_eval.host.protocol import ModelInfo
-from lora_eval.scorecard.plan import is_shipped_model
+from lora_eval.scorecard.planning import is_shipped_model
 
 if TYPE_CHECKING:
     import torch

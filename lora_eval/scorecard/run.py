@@ -20,7 +20,8 @@ from lora_eval.scorecard.data import RunData, Scorecard
 from lora_eval.scorecard.draw import draw, unchanged
 from lora_eval.scorecard.features import AnyEncoder, FeatureCache
 from lora_eval.scorecard.measure import measure
-from lora_eval.scorecard.plan import Plan, Round, make_plan
+from lora_eval.scorecard.plan import Plan, Round
+from lora_eval.scorecard.planning import make_plan
 from lora_eval.scorecard.references import References, find_references
 from lora_eval.scorecard.store import RunFolder
 from lora_eval.scorecard.table import SETTINGS, measure_again, measure_table
@@ -59,7 +60,7 @@ def score(
         loras: one LoRA, or several checkpoints.
         data: dataset folder of reference pictures; None takes what the LoRA's training run recorded.
         weights, seeds, prompts, suite, preset, kind, trigger, class_word, sampling, batch_size, axes: see
-            :func:`lora_eval.scorecard.plan.make_plan`.
+            :func:`lora_eval.scorecard.planning.make_plan`.
         encoder: see :func:`lora_eval.scorecard.embed.load_encoder`; or one already loaded.
         histories: checkpoint or LoRA name -> loss history; found beside the LoRA where not given.
         budget: at most so many pictures, chosen in rounds (:mod:`lora_eval.scorecard.adaptive`) from the grid of

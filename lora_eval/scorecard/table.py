@@ -17,11 +17,11 @@ from lora_eval.dataset.images import open_picture
 from lora_eval.errors import ConfigError, DatasetError, RunError
 from lora_eval.files import make_folder, read_json, write_json
 from lora_eval.report.tables import CELL_COLUMNS, read_text
+from lora_eval.scorecard.checkpoints import slug
 from lora_eval.scorecard.collect import EncoderSource, build_data, measured_with, picture_source, write_results
 from lora_eval.scorecard.data import KINDS, ROLES, Prompt, Scorecard
 from lora_eval.scorecard.embed import resolve_encoder
 from lora_eval.scorecard.features import AnyEncoder, FeatureCache
-from lora_eval.scorecard.plan import slug
 from lora_eval.scorecard.references import References, find_references
 from lora_eval.scorecard.store import RunFolder
 

@@ -16,7 +16,7 @@ from lora_eval.host import current
 from lora_eval.host.current import Settings
 from lora_eval.host.protocol import ImageRequest, LoraUse, Sampling
 from lora_eval.host.webui_queue import reload_watch
-from lora_eval.scorecard.plan import default_sampling
+from lora_eval.scorecard.planning import default_sampling
 from tests.host import fake_webui as fakes
 
 SAMPLING = Sampling(sampler="Euler", steps=4, cfg_scale=5.0, width=64, height=96, clip_skip=1)

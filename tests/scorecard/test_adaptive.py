@@ -13,10 +13,11 @@ import pytest
 from lora_eval.errors import ConfigError, Interrupted, RunError
 from lora_eval.host.protocol import HostInfo, Sampling
 from lora_eval.scorecard.adaptive import Stop, account, next_round, with_budget
+from lora_eval.scorecard.checkpoints import PlannedLora
 from lora_eval.scorecard.data import RunData
 from lora_eval.scorecard.decide import standing
 from lora_eval.scorecard.measure import measure
-from lora_eval.scorecard.plan import Plan, PlannedLora
+from lora_eval.scorecard.plan import Plan
 from lora_eval.scorecard.run import report, score
 from lora_eval.scorecard.store import RunFolder
 from tests.fakes_scorecard import FakeEncoder, FakeHost, small_score, tree_hashes

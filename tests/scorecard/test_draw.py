@@ -8,7 +8,7 @@ from lora_eval.errors import HostError, Interrupted, LoraFileError
 from lora_eval.host.infotext import read_png
 from lora_eval.host.protocol import Job
 from lora_eval.scorecard.draw import draw
-from lora_eval.scorecard.plan import make_plan
+from lora_eval.scorecard.planning import make_plan
 from lora_eval.scorecard.store import RunFolder
 from tests.fakes_scorecard import FakeHost, make_lora, tree_hashes
 

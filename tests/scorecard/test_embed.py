@@ -23,7 +23,7 @@ from lora_eval.scorecard.embed import (
     preprocess,
     resolve_encoder,
 )
-from lora_eval.scorecard.plan import TINY_MODEL
+from lora_eval.scorecard.planning import TINY_MODEL
 
 open_clip = pytest.importorskip("open_clip")
 torch = pytest.importorskip("torch")

@@ -10,7 +10,9 @@ import pytest
 
 from lora_eval.errors import ConfigError, LoraFileError, RunError
 from lora_eval.host.protocol import Sampling
-from lora_eval.scorecard.plan import PRESETS, Plan, make_plan, read_loras, slug
+from lora_eval.scorecard.checkpoints import read_loras, slug
+from lora_eval.scorecard.plan import Plan
+from lora_eval.scorecard.planning import PRESETS, make_plan
 from tests.fakes_scorecard import FakeHost, make_lora
 
 

@@ -16,7 +16,7 @@ from lora_eval.errors import RunError
 from lora_eval.files import write_json
 from lora_eval.host.infotext import read_png
 from lora_eval.host.protocol import Drawn
-from lora_eval.scorecard.plan import make_plan
+from lora_eval.scorecard.planning import make_plan
 from lora_eval.scorecard.store import RunFolder, is_whole_png
 from tests.fakes_scorecard import FakeHost, make_lora
 
