@@ -10,10 +10,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from lora_eval import actions, commands
-from lora_eval.commands import BAD, FAILED, GOOD
+from lora_eval import actions
+from lora_eval.commands import common
 from lora_eval.desk import Desk
 from lora_eval.errors import ConfigError
+from lora_eval.exits import BAD, FAILED, GOOD
 from lora_eval.jobs import JobQueue
 from lora_eval.training.config import make_config
 from lora_eval.training.watch import read_samples
@@ -44,7 +45,7 @@ def data(tmp_path: Path) -> Path:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     """The command line's host is the fake one."""
     fake = FakeHost(tmp_path / "host")
-    monkeypatch.setattr(commands, "_host", lambda *_: fake)
+    monkeypatch.setattr(common, "open_host", lambda *_: fake)
     return fake
 
 
