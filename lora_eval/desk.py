@@ -7,87 +7,24 @@ in the queue and on disk.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lora_eval import actions, estimate, library
+from lora_eval import actions, estimate, library, training_pictures
 from lora_eval.actions import HostGetter, ScoreOrder
-from lora_eval.errors import ConfigError, DatasetError, LoraEvalError, RunError
+from lora_eval.errors import ConfigError, LoraEvalError, RunError
 from lora_eval.estimate import Estimate
 from lora_eval.host.protocol import Host
 from lora_eval.jobs import ENDED, RUNNING, JobQueue, JobState
 from lora_eval.training.config import TrainConfig, dump_config, make_config, to_dict
 from lora_eval.training.templates import load_template
-
-if TYPE_CHECKING:
-    from lora_eval.dataset.folder import Dataset
+from lora_eval.training_pictures import Checked
+from lora_eval.views import Finished, Proposal, ScoreView, TrainView, stamp_of
 
 LIVE_IMAGES = 12
-
-
-@dataclass(frozen=True)
-class CheckedPicture:
-    """One picture of a checked folder."""
-
-    name: str
-    path: Path
-    caption: str
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The dataset check: findings as :class:`lora_eval.dataset.check.Finding` has them, and every picture."""
-
-    pictures: list[CheckedPicture]
-    findings: list[dict[str, str]]
-
-
-@dataclass(frozen=True)
-class TrainView:
-    """A training run at one moment.
-
-    Attributes:
-        stamp: changes when the loss or the test pictures do.
-        waiting: requests of the WebUI's users, such as Generate, that wait for this training.
-    """
-
-    job: JobState | None = None
-    folder: Path | None = None
-    stamp: tuple[Any, ...] = ()
-    waiting: int = 0
-
-
-@dataclass(frozen=True)
-class ScoreView:
-    """A scorecard run at one moment; ``card`` is its ``scorecard.json`` once there is one."""
-
-    job: JobState | None = None
-    folder: Path | None = None
-    stamp: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A scorecard run on disk. ``verdict`` "" while it is not finished; ``when`` as people write it."""
-
-    folder: Path
-    when: str
-    verdict: str = ""
-    checkpoint: str | None = None
-    weight: float | None = None
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What the Scorecard tab is filled in with for a training run."""
-
-    loras: list[str] = field(default_factory=list)
-    kind: str = ""
-    data: str = ""
 
 
 class Desk:
@@ -139,86 +76,26 @@ class Desk:
         self, folder: str, metadata: str | None, trigger: str, resolution: Any, class_word: str | None = None
     ) -> Checked:
         """Look at every picture of a training folder; without a resolution, as the model's own. Raises DatasetError."""
-        if not folder.strip():
-            raise ConfigError("no folder is chosen; give the folder with the training pictures")
-        table = Path(metadata.strip()).expanduser() if metadata and metadata.strip() else None
+        training_pictures.folder_path(folder)
         side = TrainConfig(resolution=resolution).resolution
         if side is None:
             try:
                 side = self.host().native_size()
             except LoraEvalError:
                 side = None
-        words = trigger.strip() or None, (class_word or "").strip() or None
-        found = actions.check_folder(Path(folder.strip()).expanduser(), table, words[0], side, words[1])
-        dataset = _scan(folder, metadata)
-        pictures = [CheckedPicture(dataset.name(item.path), item.path, item.caption) for item in dataset.items]
-        return Checked(pictures, found["findings"])
+        return training_pictures.check(folder, metadata, trigger, side, class_word)
 
     def save_captions(self, folder: str, metadata: str | None, captions: Mapping[str, str]) -> int:
-        """Write captions by picture name where the folder keeps them: its table, or a file beside each picture.
-
-        Returns how many changed. Raises DatasetError, RunError.
-        """
-        from lora_eval.dataset.captions import write_sidecar, write_table
-
-        dataset = _scan(folder, metadata)
-        by_name = {dataset.name(item.path): item for item in dataset.items}
-        for name in captions:
-            if name not in by_name:
-                raise DatasetError(f"{name} is not among the pictures of {folder} any more; check the folder again")
-        wanted = {by_name[name].path: " ".join(caption.split()) for name, caption in captions.items()}
-        changed = [item for item in dataset.items if item.path in wanted and wanted[item.path] != item.caption]
-        if changed and dataset.table is not None:
-            if dataset.table.suffix.lower() != ".csv":
-                raise DatasetError(f"{dataset.table} is no CSV and is not written to; edit it yourself")
-            items = [replace(item, caption=wanted.get(item.path, item.caption)) for item in dataset.items]
-            write_table(dataset, items)
-        else:
-            for item in changed:
-                write_sidecar(item.path, wanted[item.path])
-        return len(changed)
+        """See :func:`lora_eval.training_pictures.save_captions`."""
+        return training_pictures.save_captions(folder, metadata, captions)
 
     def set_aside(self, folder: str, metadata: str | None, name: str) -> Path:
-        """Move a picture and its captions out of the folder, into ``<folder>-set-aside``; nothing is deleted.
-
-        Returns where the picture is now. Raises DatasetError, RunError.
-        """
-        from lora_eval.dataset.captions import write_table
-        from lora_eval.dataset.folder import SIDECARS
-
-        dataset = _scan(folder, metadata)
-        item = next((item for item in dataset.items if dataset.name(item.path) == name), None)
-        if item is None:
-            raise DatasetError(f"{name} is not among the pictures of {folder} any more; check the folder again")
-        if len(dataset.items) == 1:
-            raise DatasetError(f"{name} is the last picture of {folder}; add others first")
-        target = dataset.root.with_name(f"{dataset.root.name}-set-aside") / item.path.relative_to(dataset.root)
-        if target.exists():
-            raise DatasetError(f"{target} is there already; move or rename it first")
-        if dataset.table is not None:
-            if dataset.table.suffix.lower() != ".csv":
-                raise DatasetError(f"{dataset.table} is no CSV and is not written to; edit it yourself")
-            write_table(dataset, [other for other in dataset.items if other is not item])
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            for path in (item.path, *(item.path.with_suffix(suffix) for suffix in SIDECARS)):
-                if path.is_file():
-                    shutil.move(path, target.with_suffix(path.suffix))
-        except OSError as error:
-            raise RunError(f"{item.path} cannot be moved to {target.parent} ({error.strerror})") from None
-        return target
+        """See :func:`lora_eval.training_pictures.set_aside`."""
+        return training_pictures.set_aside(folder, metadata, name)
 
     def add_trigger(self, folder: str, metadata: str | None, trigger: str) -> int:
-        """Put the trigger in front of each caption that lacks it; how many were changed."""
-        from lora_eval.dataset.captions import has_term, prepend_trigger
-
-        word = trigger.strip()
-        if not word:
-            raise ConfigError("there is no trigger word; enter one first")
-        dataset = _scan(folder, metadata)
-        lacking = [item for item in dataset.items if not has_term(item.caption, word)]
-        captions = {dataset.name(item.path): prepend_trigger(item.caption, word) for item in lacking}
-        return self.save_captions(folder, metadata, captions)
+        """See :func:`lora_eval.training_pictures.add_trigger`."""
+        return training_pictures.add_trigger(folder, metadata, trigger)
 
     def captioners(self) -> list[str]:
         """What can caption pictures here."""
@@ -234,9 +111,9 @@ class Desk:
         from lora_eval.captioning import CaptionOrder
         from lora_eval.host.current import current_settings
 
-        dataset = _scan(folder, metadata)
+        dataset = training_pictures.read(folder, metadata)
         order = CaptionOrder(trigger.strip(), class_word.strip(), overwrite=anew, encoder=current_settings().encoder)
-        table = Path(metadata.strip()).expanduser() if metadata and metadata.strip() else None
+        table = training_pictures.table_path(metadata)
         return actions.submit_caption(self.queue, self._host, dataset.root, order, by, table)
 
     def captioning(self) -> JobState | None:
@@ -295,7 +172,7 @@ class Desk:
             folder = self._train_folder(job)
         else:
             folder = next(iter(self._runs(library.training_runs)), None)
-        stamp = () if folder is None else _stamp(folder, ("history.csv", "samples", "run.json"))
+        stamp = () if folder is None else stamp_of(folder, ("history.csv", "samples", "run.json"))
         running = job is not None and job.status == RUNNING
         return TrainView(job, folder, stamp, self._waiting() if running else 0)
 
@@ -412,7 +289,7 @@ class Desk:
         else:
             folder = next(iter(self.scored_runs()), None)
         return ScoreView(
-            job, folder, () if folder is None else _stamp(folder, ("scorecard.json", "images", "report.html"))
+            job, folder, () if folder is None else stamp_of(folder, ("scorecard.json", "images", "report.html"))
         )
 
     def scored_runs(self) -> list[Path]:
@@ -507,24 +384,3 @@ def _latest(jobs: list[JobState]) -> JobState | None:
     begun = sorted((job for job in jobs if job.started is not None), key=lambda job: -(job.started or 0.0))
     waiting = [job for job in jobs if job.status not in ENDED]
     return next(iter([*running, *begun, *waiting]), None)
-
-
-def _scan(folder: str, metadata: str | None) -> Dataset:
-    from lora_eval.dataset.folder import scan
-
-    if not folder.strip():
-        raise ConfigError("no folder is chosen; give the folder with the training pictures")
-    table = Path(metadata.strip()).expanduser() if metadata and metadata.strip() else None
-    return scan(Path(folder.strip()).expanduser(), table)
-
-
-def _stamp(folder: Path, names: tuple[str, ...]) -> tuple[Any, ...]:
-    """Changes when one of the files (or the contents of the folders) does."""
-    found: list[Any] = [str(folder)]
-    for name in names:
-        try:
-            status = (folder / name).stat()
-            found.append((status.st_mtime_ns, status.st_size))
-        except OSError:
-            found.append(None)
-    return tuple(found)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval import language, library
-from lora_eval.desk import Checked, TrainView
 from lora_eval.errors import LoraEvalError
 from lora_eval.jobs import ENDED, PAUSED, QUEUED, RUNNING, JobState
 from lora_eval.progress import clock_text
+from lora_eval.training_pictures import Checked
 from lora_eval.ui import text
 from lora_eval.ui.pictures import thumb
+from lora_eval.views import TrainView
 
 MOST_PICTURES = 200
 MOST_FINDINGS = 100

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval import library, served, sweep
-from lora_eval.desk import LIVE_IMAGES, Finished, ScoreView
+from lora_eval.desk import LIVE_IMAGES
 from lora_eval.estimate import Estimate
 from lora_eval.language import said, t
 from lora_eval.scorecard.data import DIMENSIONS
 from lora_eval.ui import text
 from lora_eval.ui.pictures import served_thumb
 from lora_eval.ui.render import _button, _e, _word, job
+from lora_eval.views import Finished, ScoreView
 
 MOST_PLACES = 600
 
