@@ -2,8 +2,8 @@
 
 One scorecard a LoRA would say little: its intervals fail or hold together. So many fresh prompts and seeds of a LoRA
 are drawn once, and samples of them, as many prompts of each role and as many seeds as the scorecard had, are measured
-as if each were a scorecard. The truth of a measure is its mean over the samples: what a scorecard of this size says
-on average. (The pool as a whole would not do: the variety among 12 pictures is not the variety among 4.)
+as if each were a scorecard. The truth of a measure is what the whole pool says; where its definition depends on how
+many seeds there are (the variety among 12 pictures is not the variety among 4) it is the mean over the samples.
 
 Samples are drawn without replacement, which makes them agree a little more than samples of all possible prompts: with
 8 of 48 prompts and 4 of 12 seeds the error of a mean is .91 of theirs when prompts alone matter and .82 when seeds do.
@@ -29,10 +29,12 @@ from lora_eval.scorecard.store import RunFolder
 
 FIRST_SEED = 1001
 SAMPLES, RESAMPLES = 100, 400
+DEPENDS_ON_SEEDS = ("diversity_vendi", "vendi_ratio")
 # the rank depends on how many prompts a suite has; the others, and the score that has leak among its parts, speak of
 # the one prompt without the trigger that was drawn (see statistics.py)
 NOT_COMPARABLE = (
     ("alignment", "retrieval_rank"),
+    ("generalisation", "diversity_kept"),
     ("generalisation", "leak"),
     ("generalisation", "unrelated_drift"),
     ("generalisation", "score"),
@@ -84,10 +86,12 @@ def covered(case_folder: Path, seed: int, samples: int = SAMPLES) -> list[dict[s
             if key in NOT_COMPARABLE or row.value is None or row.ci_low is None or row.ci_high is None:
                 continue
             found[key].append((row.value, row.ci_low, row.ci_high))
+    whole = {(row.dimension, row.measure): row.value for row in measure(pool, resamples=1).summary}
     result = []
     for (dimension, name), seen in sorted(found.items()):
         value, low, high = np.array(seen).T
-        truth = float(value.mean())
+        said = whole.get((dimension, name))
+        truth = float(value.mean()) if said is None or name in DEPENDS_ON_SEEDS else said
         held = int(((low <= truth + 1e-9) & (truth <= high + 1e-9)).sum())
         result.append({"dimension": dimension, "measure": name, "truth": truth, "held": held, "samples": len(seen)})
     return result

@@ -20,7 +20,8 @@ The rule, in full:
    lower end would favour the weight that does least on every prompt.
 3. **Ties.** A candidate ties with the first when the paired bootstrap interval of their difference contains 0
    and it reaches nine tenths of the first's gain, or when it comes within a fiftieth of it. Of those within a
-   fiftieth the earliest checkpoint is taken, and of that the lowest weight: what is as good costs less.
+   fiftieth the ones that keep most of the prompt's margin are taken (a hundredth counts as nothing), of these the
+   earliest checkpoint, and of that the lowest weight: what is as good costs less.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ BLANK_SHARE = 0.5
 TIE_GAIN = 0.9
 # as good as the first: earlier and lower is then taken
 EQUAL_GAIN = 0.98
+# a difference of the margin kept that is none
+EQUAL_MARGIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -89,16 +92,18 @@ def standing(data: RunData, measurement: Measurement) -> Standing:
     rows = index_rows(measurement)
     objective = _objective(grid, measurement)
     shut = _gates(grid, rows)
-    candidates = [i for i, c in enumerate(grid.conditions) if c.weight > 0 and np.isfinite(objective.draws.estimate[i])]
-    usable = [i for i in candidates if not shut[i]]
     gain = np.where(np.isfinite(objective.draws.estimate), objective.draws.estimate, -np.inf)
+    candidates = [i for i, c in enumerate(grid.conditions) if c.weight > 0 and np.isfinite(gain[i])]
+    usable = [i for i in candidates if not shut[i]]
     first = max(usable, key=lambda i: (gain[i], -i)) if usable else None
     tied = _ties(objective, first, usable) if first is not None else []
     chosen = None
     if first is not None:
         # a gain below 0 is within a fiftieth of nothing but itself
         equal = [i for i in usable if i == first or gain[i] >= EQUAL_GAIN * gain[first] > 0]
-        chosen = min(equal, key=lambda i: _order(grid, i))
+        kept = {i: _margin_kept(grid, rows, i) for i in equal}
+        listening = [i for i in equal if kept[i] >= max(kept.values()) - EQUAL_MARGIN]
+        chosen = min(listening, key=lambda i: _order(grid, i))
     return Standing(grid, rows, objective, shut, candidates, gain, first, tied, chosen)
 
 
@@ -135,7 +140,7 @@ def decide(data: RunData, measurement: Measurement) -> Scorecard:
         dimensions=dimensions,
         advice=advise(dimensions, sorted(names), len(grid.checkpoints)),
         gates=_gate_notes(grid, shut),
-        leaderboard=_leaderboard(grid, objective, shut, first, tied, chosen),
+        leaderboard=_leaderboard(now),
     )
 
 
@@ -147,6 +152,12 @@ def _objective(grid: Grid, measurement: Measurement) -> _Objective:
     prompts = grid.prompts_of(TRIGGERED_ROLES) or grid.core()
     cube = grid.cube(cells[column].to_numpy(dtype=float))[:, prompts]
     return _Objective(resample(cube, measurement.resamples, measurement.seed), cube, name)
+
+
+def _margin_kept(grid: Grid, rows: Rows, index: int) -> float:
+    """Share of the base model's margin between prompts that a condition keeps, at most all; 0 when not measured."""
+    row = find(rows, grid.conditions[index], "alignment", "score")
+    return 0.0 if row is None or row.value is None else min(1.0, row.value)
 
 
 def _order(grid: Grid, index: int) -> tuple[float, str, float]:
@@ -240,11 +251,9 @@ def _entry(grid: Grid, objective: _Objective, index: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _leaderboard(
-    grid: Grid, objective: _Objective, shut: list[list[str]], first: int | None, tied: list[int], chosen: int | None
-) -> list[dict[str, Any]]:
+def _leaderboard(now: Standing) -> list[dict[str, Any]]:
     """Each checkpoint at its best weight: gain, p against the winner (sign flips, Holm over checkpoints), gates."""
-    gain = np.where(np.isfinite(objective.draws.estimate), objective.draws.estimate, -np.inf)
+    grid, objective, shut, gain, first = now.grid, now.objective, now.shut, now.gain, now.first
     best: list[int] = []
     for checkpoint in grid.checkpoints:
         mine = [i for i in grid.of(checkpoint) if grid.conditions[i].weight > 0]
@@ -259,8 +268,8 @@ def _leaderboard(
     board = []
     for i, value in zip(best, adjusted, strict=True):
         board.append({**_entry(grid, objective, i), "p": number(value), "gates": shut[i],
-                      "tied": i == first or i in tied, "recommended": chosen is not None
-                      and grid.conditions[i].checkpoint == grid.conditions[chosen].checkpoint})  # fmt: skip
+                      "tied": i == first or i in now.tied, "recommended": now.chosen is not None
+                      and grid.conditions[i].checkpoint == grid.conditions[now.chosen].checkpoint})  # fmt: skip
     return sorted(board, key=lambda entry: (bool(entry["gates"]), -_worth(entry), str(entry["checkpoint"])))
 
 
@@ -327,7 +336,7 @@ def _sentence(
         text += (
             f"; cannot be told from {' and '.join(parts)}"
             + (f" and {more} more" if more > 0 else "")
-            + ", of equals the earlier and lower is taken"
+            + ", of equals the one that follows the prompt best is taken, then the earlier and lower"
         )
     scored = [d for d in dimensions.values() if d.verdict in ("weak", "poor") and d.score is not None]
     if scored:

@@ -14,6 +14,16 @@ tests measures the result.
   freedom; the interval then speaks of these prompts only;
 - one seed of fewer than four prompts: there is no interval.
 
+A scorecard draws every prompt with the same seeds, and a seed that suits one prompt often suits the
+others: prompts are then not independent either, and no resampling of prompts sees it. Pictures are
+crossed by prompt and seed (Owen, "The pigeonhole bootstrap", Ann. Appl. Stat. 1, 2007), whose plain
+bootstrap counts the noise of single pictures thrice. So the seeds' own effects are resampled beside
+the prompts, shrunk to the variance that is theirs beyond that noise (method of moments:
+``1 - MS_residual / MS_seed``, 0 where negative; Searle, Casella and McCulloch, *Variance
+Components*, 1992, chapter 4), ``s - 1`` degrees of freedom. Two seeds have one, whose quantile
+(12.7) would bury what prompts say: they are given the quantile of two, and are too few where seeds
+matter much. Where every prompt has seeds of its own the term is 0 but for chance.
+
 Resampling is one matrix product, and the same seed gives the same resamples, so that differences
 between two conditions are paired draw by draw.
 """
@@ -59,6 +69,34 @@ class Draws:
         ordered = np.sort(self.samples, axis=0)
         edges = np.percentile(ordered, [tail, 100.0 - tail], axis=0)
         return np.clip(edges[0], low, high), np.clip(edges[1], low, high)
+
+    def share_interval(self, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+        """Interval of shares, values of 0 and 1 or in between, shape S each: Wilson's, with fewer trials than pictures.
+
+        Draws of a share near 0 or 1 cannot be symmetric, and where all pictures agree they do not vary at all. So the
+        draws only say how much pictures of one prompt or seed agree: the trials are as many as independent pictures
+        would give that spread (design effect; Korn and Graubard, Surv. Methodol. 24, 1998), at most all of them.
+        """
+        share, n = np.clip(self.estimate, 0.0, 1.0), np.maximum(self.n, 1).astype(float)
+        spread = self.samples.std(axis=0) if self.samples.shape[0] else np.full(share.shape, np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            trials = share * (1.0 - share) / spread**2
+        trials = np.where(np.isfinite(trials) & (trials > 0), np.clip(trials, 1.0, n), n)
+        edges = [wilson(p * t, t, level) if k else (math.nan, math.nan)
+                 for p, t, k in zip(share.ravel(), trials.ravel(), np.ravel(self.n), strict=True)]  # fmt: skip
+        low, high = (np.array(edge).reshape(share.shape) for edge in zip(*edges, strict=True))
+        return low, high
+
+    def positive(self) -> Draws:
+        """The same for a statistic that is always above 0, a variance for instance: deviations multiply.
+
+        A variance that a few pictures make is skewed, and symmetric deviations of it reach below 0; on the scale of
+        its logarithm they are closer to symmetric (delta method: d log x = dx / x).
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            off = (self.samples - self.estimate) / self.estimate
+        samples = np.where(self.estimate > 0, self.estimate * np.exp(np.clip(off, -50.0, 50.0)), self.samples)
+        return Draws(self.estimate, samples, self.n, self.scope)
 
     def map(self, function: Callable[..., np.ndarray], *others: Draws) -> Draws:
         """Apply ``function`` to estimate and draws alike; pairs draws made with the same seed."""
@@ -118,6 +156,7 @@ def _resample(values: np.ndarray, resamples: int, seed: int | Sequence[int]) -> 
         total, count = weights @ flat.sum(axis=2).T, weights @ mask.sum(axis=2).T
         present = mask.any(axis=2).sum(axis=1)
         stretch = np.array([_stretch(int(k), int(k) - 1) for k in present])
+        unseen = 1.0
         scope = "prompts"
     else:
         weights = (
@@ -131,15 +170,49 @@ def _resample(values: np.ndarray, resamples: int, seed: int | Sequence[int]) -> 
         total, count = weights @ flat.reshape(len(flat), -1).T, weights @ mask.reshape(len(mask), -1).T
         present = mask.any(axis=2).sum(axis=1)
         stretch = np.array([_stretch(int(m / max(k, 1)), int(m - k)) for m, k in zip(n, present, strict=True)])
+        # seeds were resampled prompt by prompt, which sees the share of their common effect that prompts do not share
+        unseen = math.sqrt(1.0 - 1.0 / prompts) if prompts else 0.0
         scope = "seeds"
     with np.errstate(divide="ignore", invalid="ignore"):
         samples = total / count
     # a draw may miss every picture of a sparse condition; it then says nothing
     samples = np.where(count > 0, samples, estimate)
     samples = estimate + stretch * (samples - estimate)
+    first = seed if isinstance(seed, int | np.integer) else seed[0]
+    samples = samples + unseen * _seed_deviations(flat, mask, resamples, int(first))
     if not np.isfinite(stretch).any():
         scope = "none"
     return Draws(estimate.reshape(shape), samples.reshape(resamples, *shape), n.astype(int).reshape(shape), scope)
+
+
+def _seed_deviations(flat: np.ndarray, mask: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """What the seeds' common effect adds to each draw of the mean, (resamples, N); 0 where there is none.
+
+    Args:
+        flat, mask: (N, P, M) values, 0 where ``mask`` is 0.
+        seed: the same for all prompts of a run, so that the same seeds are drawn for each set of prompts.
+    """
+    per_prompt, per_seed = mask.sum(axis=2), mask.sum(axis=1)
+    total, seeds = per_seed.sum(axis=1), (per_seed > 0).sum(axis=1)
+    freedom = total - (per_prompt > 0).sum(axis=1) - seeds + 1
+    residual = (flat - (flat.sum(axis=2) / np.maximum(per_prompt, 1))[..., None]) * mask
+    summed = residual.sum(axis=1)
+    effect = summed / np.maximum(per_seed, 1)
+    between = (per_seed * effect**2).sum(axis=1)
+    # of a seed that some prompts lack the effect is only nearly apart from theirs; full grids are exact
+    within = np.maximum((residual**2).sum(axis=(1, 2)) - between, 0.0)
+    found = (seeds >= 2) & (freedom >= 1) & (between > 0)
+    if not found.any():
+        return np.zeros((resamples, len(flat)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (within / freedom) / (between / (seeds - 1))
+        share = np.where(found, np.sqrt(np.clip(1.0 - ratio, 0.0, None)), 0.0)
+    width = mask.shape[2]
+    drawn = np.random.default_rng([seed, width]).multinomial(width, np.full(width, 1.0 / width), size=resamples)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviation = (drawn @ summed.T) / (drawn @ per_seed.T)
+    stretch = np.array([_stretch(int(k), max(2, int(k) - 1)) if k >= 2 else 0.0 for k in seeds])
+    return np.where(np.isfinite(deviation), deviation, 0.0) * (share * stretch)
 
 
 def _stretch(size: int, freedom: int) -> float:
@@ -186,8 +259,10 @@ def t_quantile(p: float, freedom: int) -> float:
     return math.sqrt(n * y)
 
 
-def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, float]:
+def wilson(successes: float, trials: float, level: float = LEVEL) -> tuple[float, float]:
     """Interval of a rate (Wilson, JASA 22, 1927), inside [0, 1] also for 0 and all successes.
+
+    Trials that are not independent count as fewer, so neither number need be whole.
 
     Raises:
         ValueError: no trials, or successes outside 0..trials.

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lora_eval.scorecard.advice import SPLIT_RATIO, SPLIT_SHARE, SPREAD_RATIO
+from lora_eval.scorecard.advice import SPLIT_RATIO, SPLIT_SHARE, SPREAD_RATIO, varies_more
 from lora_eval.scorecard.data import Dimension, Measure, Measurement
 from lora_eval.scorecard.grid import Condition
 from lora_eval.scorecard.metrics.fidelity import SAME_SUBJECT
@@ -46,7 +46,7 @@ EVERYDAY = 1.0
 # a weight is bearable when it can be raised by half before the prompt is lost; a LoRA that is merely too strong can be
 ROOM_ABOVE = 1.5
 # style that varies this much more between seeds is found even where pictures break: breaking alone does not do it
-SURELY_MIXED = 2.0
+SURELY_MIXED = 3.0
 # pictures that merely ignore their prompts lie near the middle of the training pictures, and as near to held-out ones
 GAP = 0.1
 # the advised weight shows the concept when it reaches this share of the likeness that any weight reaches
@@ -194,7 +194,7 @@ def _mixed_above(rows: Rows, where: Condition, above: _Above, measurement: Measu
     for condition, whole in above:
         ratio = find(rows, condition, "consistency", "style_spread_ratio")
         limit = SPREAD_RATIO if whole else SURELY_MIXED
-        if ratio is not None and ratio.ci_low is not None and ratio.ci_low > limit:
+        if ratio is not None and varies_more(ratio.value, ratio.ci_low, ratio.n, limit):
             return condition.weight, f"the style varies {ratio.value:.1f} times as much between seeds"
     return None
 
@@ -208,11 +208,16 @@ def _lost_above(rows: Rows, where: Condition, above: _Above, measurement: Measur
 
 
 def _deaf_above(rows: Rows, where: Condition, above: _Above, measurement: Measurement) -> tuple[float, str] | None:
-    """A prompt that gets lost as soon as the concept shows; with more room above it is a matter of strength."""
+    """A prompt that gets lost as soon as the concept shows; with more room above it is a matter of strength.
+
+    Where the advised weight itself does not show the concept well there is no such room: the prompt is lost on the way.
+    """
     good = LIMITS["alignment"][0]
+    likeness = find(rows, where, "fidelity", "score")
+    shown = likeness is None or likeness.value is None or likeness.value >= LIMITS["fidelity"][0]
     for condition, _ in above:
         row = find(rows, condition, "alignment", "score")
-        if not _at_once(condition.weight, where) or row is None or row.value is None:
+        if (shown and not _at_once(condition.weight, where)) or row is None or row.value is None:
             continue
         if row.value < good and row.ci_high is not None and row.ci_high < (1.0 + good) / 2:
             return condition.weight, f"only {interval_text(row)} of the margin is kept"
@@ -253,7 +258,7 @@ def _consistency(rows: Rows, where: Condition, row: Measure, measurement: Measur
         text += f"; draws fall into two kinds: {share.value:.0%} of what seeds change lies on one line"
         worse = True
     spread = find(rows, where, "consistency", "style_spread_ratio")
-    if spread is not None and spread.ci_low is not None and spread.ci_low > SPREAD_RATIO:
+    if spread is not None and varies_more(spread.value, spread.ci_low, spread.n):
         text += f"; the style varies {spread.value:.1f} times as much between seeds as the base model's"
         worse = True
     return text, worse

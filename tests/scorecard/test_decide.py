@@ -46,6 +46,19 @@ def test_of_tied_weights_the_lower_is_taken() -> None:
     assert [entry["weight"] for entry in card.tie] == [1.2]
 
 
+@pytest.mark.parametrize(("kept", "weight"), [(0.97, 1.2), (0.985, 1.0)])
+def test_of_equally_alike_weights_the_one_that_follows_the_prompt_is_taken(kept: float, weight: float) -> None:
+    """Full likeness is reached at weight 1, and 1.2 gives no more; a hundredth of the margin is no difference."""
+    run = make_run(weights=WEIGHTS)
+    found = measure(run, resamples=300)
+    rows = [
+        replace(m, value={1.0: kept, 1.2: 0.99}[m.weight])
+        if (m.dimension, m.measure) == ("alignment", "score") and m.weight in (1.0, 1.2) else m
+        for m in found.summary
+    ]  # fmt: skip
+    assert decide(run, replace(found, summary=rows)).weight == weight
+
+
 def test_a_weight_that_gives_surely_less_is_no_tie() -> None:
     assert 0.4 not in {entry["weight"] for entry in card_of(weights=WEIGHTS).tie}
 

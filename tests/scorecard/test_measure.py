@@ -446,3 +446,37 @@ def test_the_style_spread_has_an_interval_where_one_prompt_holds_most_of_the_bas
         ratio = row(found, "consistency", "style_spread_ratio", weight)
         assert ratio.ci_low is not None and ratio.ci_high is not None
         assert 1.0 < ratio.ci_low < ratio.value < ratio.ci_high
+
+
+def test_a_prompt_left_out_is_missed_as_a_picture_and_as_a_text() -> None:
+    """Jackknife of the mean margin, prompt by prompt, against the values that are resampled."""
+    from lora_eval.scorecard.measures.alignment import _as_others
+
+    rng = np.random.default_rng(1)
+    prompts, seeds = 24, 3
+    # texts that draw the pictures of others pull the margins of all others down
+    others_only = 1.0 - np.eye(prompts)[:, None, :]
+    drawn = 0.1 * rng.normal(size=prompts) * others_only
+    cosine = 0.3 * (1.0 - others_only) + drawn + 0.02 * rng.normal(size=(prompts, seeds, prompts))
+
+    def margin(kept: list[int]) -> float:
+        return float(np.mean([[cosine[p, m, p] - np.mean([cosine[p, m, q] for q in kept if q != p])
+                               for m in range(seeds)] for p in kept]))  # fmt: skip
+
+    everyone = list(range(prompts))
+    left_out = np.array([margin([q for q in everyone if q != p]) for p in everyone])
+    jackknife = float(np.sqrt((prompts - 1) / prompts * ((left_out - left_out.mean()) ** 2).sum()))
+    similarity = cosine.reshape(-1, prompts)
+    own = np.repeat(np.arange(prompts), seeds)
+    rows = np.arange(len(own)).reshape(1, prompts, seeds)
+    values = similarity[np.arange(len(own)), own]
+    margins = (values - (similarity.sum(axis=1) - values) / (prompts - 1)).reshape(1, prompts, seeds)
+    others = _as_others(similarity, own, rows, margins, everyone)
+    assert others.mean() == pytest.approx(0.0, abs=1e-12)
+
+    def error(cube: np.ndarray) -> float:
+        return float(cube.mean(axis=2)[0].std(ddof=1) / np.sqrt(prompts))
+
+    assert error(margins - others) == pytest.approx(jackknife, rel=0.1)
+    # as pictures alone the prompts say less than half of it
+    assert error(margins) < 0.5 * jackknife

@@ -45,6 +45,49 @@ def test_95_percent_intervals_hold_the_truth_in_92_to_98_percent(prompts: int, s
     assert 0.92 <= coverage(prompts, seeds, between, 1.0) <= 0.98
 
 
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "of_seeds"), [(8, 4, 0.3), (8, 4, 1.0), (6, 4, 0.5), (8, 8, 1.0), (12, 4, 0.5), (3, 4, 0.5)]
+)
+def test_intervals_hold_the_truth_where_a_seed_suits_every_prompt(prompts: int, seeds: int, of_seeds: float) -> None:
+    """All prompts share the same seeds: what a seed does to one of them it does to all."""
+    rng = np.random.default_rng([prompts, seeds, int(10 * of_seeds)])
+    between = 0.5 if prompts >= s.CLUSTERS_NEEDED else 0.0
+    hits = blind = 0
+    for part in range(20):
+        common = of_seeds * rng.normal(size=(75, 1, seeds))
+        data = between * rng.normal(size=(75, prompts, 1)) + common + rng.normal(size=(75, prompts, seeds))
+        low, high = s.resample(data, resamples=400, seed=part).interval()
+        hits += int(((low <= 0) & (high >= 0)).sum())
+        # the same numbers with every prompt's seeds put in an order of their own: no resampling can see the seeds
+        low, high = s.resample(rng.permuted(data, axis=2), resamples=400, seed=part).interval()
+        blind += int(((low <= 0) & (high >= 0)).sum())
+    assert 0.92 <= hits / 1500 <= 0.98
+    assert blind < hits
+
+
+def test_what_seeds_add_is_paired_between_sets_of_prompts_and_nothing_where_they_agree() -> None:
+    common = np.array([0.0, 3.0, -1.0, 5.0])
+    for prompts in (5, 7):
+        flat = np.broadcast_to(common, (1, prompts, 4)).copy()
+        first = s._seed_deviations(flat, np.ones_like(flat), 200, 3)
+        again = s._seed_deviations(2 * flat, np.ones_like(flat), 200, 3)
+        assert np.allclose(again, 2 * first)
+        # a pure seed effect is resampled whole: the bootstrap of the four numbers, stretched for four of them
+        spread = common.std() / 2 * s._stretch(4, 3)
+        assert first.std() == pytest.approx(spread, rel=0.15)
+    apart = np.arange(5.0)[:, None] + np.zeros((5, 4))
+    assert not s._seed_deviations(apart[None], np.ones((1, 5, 4)), 50, 0).any()
+
+
+@given(st.integers(4, 8), st.integers(2, 5), st.integers(0, 9))
+def test_missing_pictures_leave_the_estimate_the_mean_of_what_is_there(prompts: int, seeds: int, case: int) -> None:
+    rng = np.random.default_rng(case)
+    values = np.where(rng.random((prompts, seeds)) < 0.3, np.nan, rng.normal(size=(prompts, seeds)))
+    draws = s.resample(values, 50)
+    assert np.isnan(draws.estimate) if np.isnan(values).all() else draws.estimate == pytest.approx(np.nanmean(values))
+    assert draws.n == np.isfinite(values).sum()
+
+
 def test_a_plain_percentile_bootstrap_of_six_prompts_would_be_too_narrow() -> None:
     """Why the deviations are stretched: the unstretched interval holds the truth too seldom."""
     rng = np.random.default_rng(5)
@@ -145,6 +188,46 @@ def test_wilson_known_values() -> None:
     assert s.wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=1e-4)
     with pytest.raises(ValueError, match="trials"):
         s.wilson(0, 0)
+
+
+def test_shares_of_independent_pictures_have_wilsons_interval() -> None:
+    """Every prompt and every seed holds as many hits: nothing says that pictures of one of them agree."""
+    hits = np.array([[1.0, 0.0], [0.0, 1.0]] * 3)
+    low, high = s.resample(hits, 400).share_interval()
+    assert (float(low), float(high)) == pytest.approx(s.wilson(6, 12))
+    low, high = s.resample(np.ones((8, 4)), 400).share_interval()
+    assert (float(low), float(high)) == pytest.approx(s.wilson(32, 32))
+
+
+def test_shares_that_prompts_agree_on_count_as_fewer_pictures() -> None:
+    whole = np.repeat([[1.0], [0.0]], 4, axis=0) * np.ones(4)
+    low, high = s.resample(whole, 4000).share_interval()
+    # eight prompts of all or nothing are eight trials, less what their number costs
+    few, many = s.wilson(4, 8), s.wilson(16, 32)
+    assert low < few[0] + 0.02 < many[0] and high > few[1] - 0.02 > many[1]
+
+
+def test_share_intervals_hold_the_truth_where_prompts_differ() -> None:
+    rng = np.random.default_rng(3)
+    hits = total = 0
+    for part in range(20):
+        rates = rng.beta(2.0, 6.0, size=(50, 8, 1))
+        draws = s.resample((rng.random((50, 8, 4)) < rates).astype(float), resamples=400, seed=part)
+        low, high = draws.share_interval()
+        hits += int(((low <= 0.25) & (high >= 0.25)).sum())
+        total += 50
+    assert 0.92 <= hits / total <= 0.985
+
+
+def test_draws_of_what_is_always_positive_stay_so_and_small_ones_hardly_change() -> None:
+    rng = np.random.default_rng(4)
+    skewed = np.exp(2.0 * rng.normal(size=(3, 8, 4)))
+    plain = s.resample(skewed, 500)
+    found = plain.positive()
+    assert (plain.samples < 0).any() and (found.samples > 0).all()
+    assert np.array_equal(found.estimate, plain.estimate)
+    steady = s.resample(1.0 + 0.01 * rng.normal(size=(8, 4)), 500)
+    assert np.allclose(steady.positive().samples, steady.samples, atol=2e-3)
 
 
 @given(st.integers(1, 200), st.floats(0, 1))

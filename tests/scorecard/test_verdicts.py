@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lora_eval.scorecard import decide as deciding
+from lora_eval.scorecard.advice import varies_more
 from lora_eval.scorecard.data import Measure, Measurement, RunData, Scorecard
 from lora_eval.scorecard.decide import decide, standing
 from lora_eval.scorecard.grid import Condition, grid_of
@@ -81,10 +82,10 @@ def test_a_mean_below_the_limit_is_weak_however_wide_its_interval(good: Measurem
 def test_style_that_varies_at_an_everyday_weight_is_found_where_pictures_are_whole(
     weight: float, gates: list[str], expected: str, good: Measurement
 ) -> None:
-    found = changed(good, "consistency", "style_spread_ratio", weight, value=3.0, ci_low=1.5, ci_high=4.0)
+    found = changed(good, "consistency", "style_spread_ratio", weight, value=2.9, ci_low=1.5, ci_high=4.0)
     verdict, reason = verdict_of(found, "consistency", 0.6, {weight: gates})
     assert verdict == expected
-    assert ("from weight 1 on the style varies 3.0 times" in reason) == (expected == "weak")
+    assert ("from weight 1 on the style varies 2.9 times" in reason) == (expected == "weak")
 
 
 def test_what_is_surely_lost_at_an_everyday_weight_counts_against_generalisation(good: Measurement) -> None:
@@ -117,9 +118,38 @@ def test_a_prompt_lost_as_soon_as_the_concept_shows_is_alignments(good: Measurem
         assert verdict_of(found, "alignment", 0.6)[0] == "good"
 
 
-def test_style_that_varies_twice_as_much_is_found_even_where_pictures_break(good: Measurement) -> None:
-    for low, expected in ((1.5, "good"), (2.1, "weak")):
-        found = changed(good, "consistency", "style_spread_ratio", 1.0, value=3.0, ci_low=low, ci_high=5.0)
+@pytest.mark.parametrize(("likeness", "expected"), [(0.9, "good"), (0.4, "weak")])
+def test_a_prompt_lost_on_the_way_to_a_concept_that_never_shows_is_alignments(
+    likeness: float, expected: str, good: Measurement
+) -> None:
+    """At .4 the concept must show for the loss at 1 to be a matter of strength."""
+    found = changed(good, "fidelity", "score", 0.4, value=likeness, score=likeness)
+    found = changed(found, "alignment", "score", 1.0, value=0.6, ci_low=0.4, ci_high=0.8)
+    verdict, reason = verdict_of(found, "alignment", 0.4)
+    assert verdict == expected and ("from weight 1 on only 0.60" in reason) == (expected == "weak")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "n", "expected"),
+    [
+        (1.7, 1.2, 32, True),
+        # 19 of 20 are not asked for
+        (1.8, 0.9, 32, True),
+        (1.8, 0.5, 32, False),
+        (1.5, 1.4, 32, False),
+        # one prompt of three seeds
+        (5.0, 1.5, 3, False),
+        (5.0, 1.7, 3, True),
+        (None, None, 32, False),
+    ],
+)
+def test_style_varies_more_when_it_does_so_by_much_and_in_nine_of_ten_resamples(ratio, low, n, expected) -> None:
+    assert varies_more(ratio, low, n) is expected
+
+
+def test_style_that_varies_three_times_as_much_is_found_even_where_pictures_break(good: Measurement) -> None:
+    for value, expected in ((2.9, "good"), (3.1, "weak")):
+        found = changed(good, "consistency", "style_spread_ratio", 1.0, value=value, ci_low=1.5, ci_high=5.0)
         assert verdict_of(found, "consistency", 0.6, {1.0: ["distortion"]})[0] == expected
 
 

@@ -68,9 +68,11 @@ def measure(context: Context) -> None:
         rank_0 = context.draws(context.paired_base(rank, cube), prompts).estimate
         context.add_draws(NAME, "retrieval_rank", context.draws(cube, prompts), rank_0, bounds=(1.0, float(len(texts))))
     own_margin = context.paired(margin * judged)
-    kept = context.draws(own_margin, prompts).map(
+    there = context.paired_base(margin, own_margin)
+    rows, twins = grid.rows, np.broadcast_to(grid.base, grid.rows.shape)
+    kept = context.draws(own_margin - _as_others(similarity, own, rows, own_margin, prompts), prompts).map(
         lambda w, zero: np.where(zero < MARGIN_NEEDED, np.nan, w / zero),
-        context.draws(context.paired_base(margin, own_margin), prompts),
+        context.draws(there - _as_others(similarity, own, twins, there, prompts), prompts),
     )
     reason = ""
     if not context.has_base:
@@ -96,6 +98,45 @@ def measure(context: Context) -> None:
         negative=_negative(context, similarity),
         by_prompt=_by_prompt(context, clip_t, prompts),
     )
+
+
+def _as_others(
+    similarity: np.ndarray, own: np.ndarray, rows: np.ndarray, margin: np.ndarray, prompts: list[int]
+) -> np.ndarray:
+    """What each prompt adds to the margins of the others, by being one of the texts they are held against.
+
+    The margin is a mean over pairs of prompts: a prompt that is left out of a resample is missed as a picture and
+    as a text. Its text's share is added to its own pictures' values (the projection of a U-statistic; Hoeffding,
+    Ann. Math. Stat. 19, 1948), so that resampling prompts sees both. The mean stays what it is.
+
+    Args:
+        similarity: (N, T) cosine of pictures and texts; ``own`` (N,) each picture's text, -1 for none.
+        rows: (C, P, M) pictures; ``margin`` their margins, NaN where they do not count.
+
+    Returns:
+        (C, P, M), mean 0 over the pictures of ``prompts`` that count; 0 for other prompts.
+    """
+    found = np.isfinite(margin[:, prompts])
+    mine = rows[:, prompts]
+    texts = np.array([own[mine[:, k][mine[:, k] >= 0][0]] if (mine[:, k] >= 0).any() else -1
+                      for k in range(len(prompts))])  # fmt: skip
+    result = np.zeros(margin.shape)
+    if similarity.shape[1] < 2:
+        return result
+    # (C, P, M, Q): each picture against the text of every prompt
+    against = similarity[np.maximum(mine, 0)][..., np.maximum(texts, 0)]
+    counts = found[..., None] & (texts[:, None, None] != texts) & (texts >= 0)
+    number_of = counts.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # (C, M, Q): how near the other prompts' pictures of a seed are to the text of a prompt
+        near = np.where(counts, against, 0.0).sum(axis=1) / number_of
+    near = np.where(found, np.swapaxes(near, 1, 2), np.nan)
+    valid = np.isfinite(near)
+    total = np.maximum(valid.sum(axis=(1, 2), keepdims=True), 1)
+    middle = np.where(valid, near, 0.0).sum(axis=(1, 2), keepdims=True) / total
+    share = (len(prompts) - 1) / (similarity.shape[1] - 1)
+    result[:, prompts] = share * np.where(valid, near - middle, 0.0)
+    return result
 
 
 def _by_prompt(context: Context, clip_t: np.ndarray, prompts: list[int]) -> dict[str, dict[str, Any]]:
@@ -173,12 +214,14 @@ def _elements(context: Context, own: np.ndarray) -> dict[str, list[dict[str, Any
     context.add_draws(NAME, "foils_beaten", here, base.estimate, bounds=(0.0, 1.0), of_shares=True)
     context.add_draws(NAME, "foils_beaten_delta", change, 0.0, bounds=(-1.0, 1.0), of_shares=True)
     context.shared["elements_delta"] = change
-    for condition in context.grid.conditions:
-        found = per_condition[condition.key]
-        hits, total = sum(e["won"] for e in found), sum(e["of"] for e in found)
-        if total:
-            zero = sum(e["weight_0_won"] for e in found) / max(1, sum(e["weight_0_of"] for e in found))
-            context.add(condition, NAME, "element_win_rate", hits / total, wilson(hits, total), total, zero)
+    asked = np.where(tried > 0, tried, np.nan)
+    with_elements = [p for p in range(len(grid.prompts)) if np.isfinite(grid.cube(asked)[:, p]).any()]
+    rate = context.draws(grid.cube(won * asked / asked), with_elements).map(
+        lambda a, b: a / b, context.draws(grid.cube(asked), with_elements)
+    )
+    zero = np.array([sum(e["weight_0_won"] for e in found) / max(1, sum(e["weight_0_of"] for e in found))
+                     for found in (per_condition[c.key] for c in grid.conditions)])  # fmt: skip
+    context.add_shares(NAME, "element_win_rate", rate, zero)
     return per_condition
 
 

@@ -8,13 +8,11 @@ import numpy as np
 
 from lora_eval.scorecard.measures.context import Context, number
 from lora_eval.scorecard.metrics import consistency as metric
-from lora_eval.scorecard.statistics import Draws, wilson
+from lora_eval.scorecard.statistics import Draws
 
 DRIFTING = 4.0
 # a change smaller than this share of the distance between two seeds is no effect
 NO_EFFECT = 0.1
-# the base model's variance of style is taken for no smaller than this share of its estimate
-SPREAD_FLOOR = 0.1
 NAME = "consistency"
 
 
@@ -31,7 +29,7 @@ def measure(context: Context) -> None:
     shape = (len(grid.conditions), len(prompts), grid.rows.shape[2])
     cubes = {
         name: np.full(shape, np.nan)
-        for name in ("carlos", "strength", "similarity", "similarity_0", "style", "style_0")
+        for name in ("carlos", "strength", "similarity", "similarity_0", "style", "style_0", "drift")
     }
     across = {name: np.full((len(grid.conditions), len(prompts), 1), np.nan) for name in ("carlos", "style", "style_0")}
     diversity = {name: np.full((len(grid.conditions), len(prompts), 1), np.nan) for name in ("vendi", "vendi_0")}
@@ -39,7 +37,6 @@ def measure(context: Context) -> None:
     columns = {name: np.full(n_rows, np.nan) for name in ("effect", "carlos", "drift_z")}
     drifting: dict[str, list[dict[str, Any]]] = {}
     lines, lines_0 = np.full((2, len(grid.conditions), 2), np.nan)
-    drift_counts = np.zeros((len(grid.conditions), 2), dtype=int)
 
     base_rows = grid.base[prompts]
     scale = _style_scale(data.styles, base_rows)
@@ -83,7 +80,7 @@ def measure(context: Context) -> None:
         twin = base_rows[mask]
         odd = (twin >= 0) & (columns["drift_z"][np.maximum(twin, 0)] > DRIFTING)
         z = np.where(odd, 0.0, z)
-        drift_counts[c] = int((z > DRIFTING).sum()), int(np.isfinite(z).sum())
+        cubes["drift"][c][mask] = np.where(np.isfinite(z), z > DRIFTING, np.nan)
         order = np.argsort(-np.where(np.isfinite(z), z, -1.0), kind="stable")
         drifting[condition.key] = [
             {"image": context.image(int(rows[mask][i])), "z": number(z[i])} for i in order[:20] if z[i] > DRIFTING
@@ -93,10 +90,8 @@ def measure(context: Context) -> None:
     strength = context.draws(cubes["strength"], every)
     seed_spread = _seed_spread(base_features, base_rows >= 0)
     ceiling = _carlos_ceiling(base_features, base_rows >= 0, context)
-    style, style_0 = context.draws(cubes["style"], every), context.draws(cubes["style_0"], every)
-    # stretched draws of a small base spread may fall to 0 and below: a ratio to nothing would leave no interval
-    floor = SPREAD_FLOOR * style_0.estimate
-    spread = style.map(lambda w, zero: np.sqrt(np.clip(w, 0, None) / np.maximum(zero, floor)), style_0)
+    style, style_0 = (context.draws(cubes[name], every).positive() for name in ("style", "style_0"))
+    spread = style.map(lambda w, zero: np.sqrt(w / zero), style_0)
     references = data.references
 
     context.columns.update(effect=columns["effect"], carlos=columns["carlos"], drift_z=columns["drift_z"])
@@ -123,20 +118,15 @@ def measure(context: Context) -> None:
     context.add_draws(
         NAME, "style_spread_seeds", root(style), root(style_0).estimate, reference_spread, bounds=(0.0, np.inf)
     )
-    prompts_spread = root(context.draws(across["style"], every))
+    prompts_spread = root(context.draws(across["style"], every).positive())
     context.add_draws(
         NAME, "style_spread_prompts", prompts_spread, root(context.draws(across["style_0"], every)).estimate,
         reference_spread, bounds=(0.0, np.inf),
     )  # fmt: skip
     context.add_draws(NAME, "style_spread_ratio", spread, 1.0, bounds=(0.0, np.inf))
-    for c, condition in enumerate(grid.conditions):
-        out, total = (int(v) for v in drift_counts[c])
-        if total:
-            context.add(condition, NAME, "drift_share", out / total, wilson(out, total), total, drift_base)
-        else:
-            context.add(
-                condition, NAME, "drift_share", None, verdict="not measured: fewer than five pictures; draw more seeds"
-            )
+    drift = context.draws(cubes["drift"], every)
+    few = "not measured: fewer than five pictures; draw more seeds"
+    context.add_shares(NAME, "drift_share", drift, drift_base, verdicts=["" if n else few for n in drift.n])
     for c, condition in enumerate(grid.conditions):
         ratio = lines[c, 0] / lines_0[c, 0] if lines_0[c, 0] > 0 else np.nan
         context.add(condition, NAME, "split_ratio", ratio, n=int(carlos.n[c]), baseline=1.0)

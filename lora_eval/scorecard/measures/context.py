@@ -137,6 +137,23 @@ class Context:
                 verdicts[i] if verdicts else "",
             )
 
+    def add_shares(
+        self,
+        dimension: str,
+        measure: str,
+        draws: Draws,
+        baseline: np.ndarray | float | None = None,
+        verdicts: list[str] | None = None,
+    ) -> None:
+        """One row per condition from draws (C,) of a share of pictures; see :meth:`Draws.share_interval`."""
+        low, high = draws.share_interval()
+        base = np.broadcast_to(np.nan if baseline is None else baseline, draws.estimate.shape)
+        for i, condition in enumerate(self.grid.conditions):
+            self.add(
+                condition, dimension, measure, draws.estimate[i], (low[i], high[i]), int(draws.n[i]), base[i],
+                verdict=verdicts[i] if verdicts else "",
+            )  # fmt: skip
+
     def not_measured(self, dimension: str, measure: str, reason: str, per_checkpoint: bool = False) -> None:
         """Rows without a value, one per condition or checkpoint, that say why."""
         seen: set[str] = set()
