@@ -19,7 +19,14 @@ def make(desk: Desk, element: str) -> dict[str, Any]:
         with gr.Row():
             made["name"] = transient(open_choice(desk.presets(), text.PRESET_NAME, f"{element}_kept_preset", scale=3))
             for key, words in (("load", text.PRESET_LOAD), ("save", text.PRESET_SAVE)):
-                made[key] = gr.Button(words, size="sm", scale=1, min_width=80, elem_id=f"{element}_kept_preset_{key}")
+                made[key] = gr.Button(
+                    words,
+                    size="sm",
+                    scale=1,
+                    min_width=80,
+                    elem_id=f"{element}_kept_preset_{key}",
+                    elem_classes=["lora-eval-low"],
+                )
         made["file"] = transient(
             gr.File(label=text.SETTINGS_FILE, file_types=[".yaml", ".yml", ".toml"], elem_id=f"{element}_config_file")
         )

@@ -42,7 +42,7 @@ def make(desk: Desk) -> gr.Blocks:
         _wire_jobs(desk, buttons, said, shown, inputs)
         _wire_result(desk, shown)
         _wire_comparison(desk, compared)
-        _wire_poll(desk, {**shown, "compared": compared["runs"]})
+        _wire_poll(desk, {**shown, "compared": compared["runs"], "estimate": controls["estimate"]}, inputs)
         page.wire_requests(desk, "score", shown, shown["weight"])
     return blocks
 
@@ -275,6 +275,14 @@ def _order(desk: Desk, values: tuple[Any, ...]) -> ScoreOrder:
     return make_order(dict(zip(ORDER, values, strict=True)), desk.loras())
 
 
+def _estimate(desk: Desk, values: tuple[Any, ...]) -> str:
+    try:
+        order = _order(desk, values)
+        return score_view.presets(desk.estimates(order), order.preset)
+    except LoraEvalError as error:
+        return render.message(str(error))
+
+
 def _wire_choices(desk: Desk, controls: dict[str, Any], buttons: dict[str, Any], said: Any, inputs: list[Any]) -> None:
     def refresh(chosen: list[str] | None) -> list[Any]:
         labels = _labels(desk)
@@ -282,11 +290,7 @@ def _wire_choices(desk: Desk, controls: dict[str, Any], buttons: dict[str, Any],
         return [gr.update(choices=labels, value=kept), gr.update(choices=_names(desk.training_runs()))]
 
     def estimate(*values: Any) -> str:
-        try:
-            order = _order(desk, values)
-            return score_view.presets(desk.estimates(order), order.preset)
-        except LoraEvalError as error:
-            return render.message(str(error))
+        return _estimate(desk, values)
 
     def budget(preset: str) -> Update:
         return gr.update(visible=preset == ADAPTIVE)
@@ -380,8 +384,8 @@ def _history_path(desk: Desk, name: str | None) -> str:
     return "" if folder is None else str(folder)
 
 
-def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
-    def poll(state: dict[str, Any] | None, name: str | None) -> list[Any]:
+def _wire_poll(desk: Desk, shown: dict[str, Any], inputs: list[Any]) -> None:
+    def poll(state: dict[str, Any] | None, name: str | None, *values: Any) -> list[Any]:
         state = dict(state or {"stamp": None, "card": None, "drawn": 0.0, "tick": 0, "runs": None})
         view = desk.scoring(_history_path(desk, name))
         now = time.monotonic()
@@ -395,7 +399,7 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
             if stamp != state["card"]:
                 state["card"], result = stamp, _result(desk, view.folder)
         runs = _names(desk.scored_runs())
-        history, listed, finished = keep(), keep(), keep()
+        history, listed, finished, estimated = keep(), keep(), keep(), keep()
         shown_run = "" if view.folder is None else view.folder.name
         if [*runs, shown_run, over] != state["runs"]:
             state["runs"] = [*runs, shown_run, over]
@@ -403,6 +407,8 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
             told = desk.history()
             listed = section(score_view.history(told, shown_run))
             finished = gr.update(choices=[one.folder.name for one in told if one.verdict])
+            # a run that ended tells the speed
+            estimated = gr.update(value=_estimate(desk, values))
         state["tick"] += 1
         job, waiting = score_view.score_job(view), section(render.queue(desk.waiting(), "score"))
         return [
@@ -414,10 +420,11 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
             history,
             listed,
             finished,
+            estimated,
             page.tick(state["tick"]),
         ]
 
-    names = ("state", "job", "queue", "live", *RESULT, "history", "runs", "compared", "tick")
+    names = ("state", "job", "queue", "live", *RESULT, "history", "runs", "compared", "estimate", "tick")
     listen(
         shown["pick"].click,
         lambda name: Path(str(name)).name,
@@ -426,7 +433,8 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
         js="() => [loraEval.run]",
         quiet=True,
     )
-    listen(shown["poll"].click, poll, [shown["state"], shown["history"]], [shown[name] for name in names], quiet=True)
+    asked = [shown["state"], shown["history"], *inputs]
+    listen(shown["poll"].click, poll, asked, [shown[name] for name in names], quiet=True)
 
 
 def _result(desk: Desk, folder: Path | None) -> list[Any]:
