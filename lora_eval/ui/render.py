@@ -156,7 +156,7 @@ def loss(folder: Path | None, awaited: bool = False) -> str:
     return (
         f'<section class="lora-eval-section"><h4>{_e(text.WORDS["loss"])} '
         f"{_badge('state-' + found.state.replace(' ', '-'), text.STATES[found.state])}</h4>"
-        f'<p class="lora-eval-diagnosis">{_e(found.reason)}</p><div class="lora-eval-chart">{chart}</div>'
+        f'<p class="lora-eval-diagnosis">{_e(language.said(found.reason))}</p><div class="lora-eval-chart">{chart}</div>'
         f'<p class="lora-eval-quiet">{_e(text.WORDS["loss_keys"])}</p></section>'
     )
 
