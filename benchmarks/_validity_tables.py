@@ -62,14 +62,26 @@ def rate(values: Iterable[bool | None]) -> tuple[int, int]:
 # -- advice against the reader ------------------------------------------------------------------
 
 
-def weight_off(result: Result) -> float | None:
-    """Distance of the advised weight to the nearest of the best by the reader, at the advised checkpoint."""
+def weight_off(result: Result, told_apart: bool = False) -> float | None:
+    """Distance of the advised weight to the nearest of the best by the reader, at the advised checkpoint.
+
+    The best are the weights within ``EQUAL`` of the one of most quality; with ``told_apart`` all that 32 pictures do
+    not surely put further below it.
+    """
     if result["weight"] is None:
         return None
     mine = [t for t in result["truth"] if t["checkpoint"] == result["checkpoint"]]
-    top = max(t["quality"] for t in mine)
-    best = [t["weight"] for t in mine if t["quality"] >= top - EQUAL]
+    top = max(mine, key=lambda t: t["quality"])
+    best = [t["weight"] for t in mine if t["quality"] >= top["quality"] - EQUAL]
+    if told_apart:
+        best = [t["weight"] for t in mine if not surely_more(np.subtract(top["each"], t["each"]))]
     return min(abs(result["weight"] - w) for w in best)
+
+
+def surely_more(differences: np.ndarray) -> bool:
+    """Whether the mean of paired differences is more than ``EQUAL`` with its 95 % interval."""
+    margin = 1.96 * float(differences.std(ddof=1)) / len(differences) ** 0.5
+    return float(differences.mean()) - margin > EQUAL
 
 
 def quality_lost(result: Result) -> float | None:
@@ -101,9 +113,7 @@ def fresh_lost(result: Result) -> tuple[float, bool] | None:
         return None
     mine = shares[result["checkpoint"]]
     best = max(shares.values(), key=lambda named: float(named.mean()))
-    off = best - mine
-    margin = 1.96 * float(off.std(ddof=1)) / len(off) ** 0.5
-    return float(off.mean()), float(off.mean()) - margin > EQUAL
+    return float(best.mean() - mine.mean()), surely_more(best - mine)
 
 
 def at_full_weight(result: Result) -> dict[str, Any]:
@@ -200,6 +210,7 @@ def flat_row(result: Result) -> dict[str, Any]:
     row.update({f"read_{k}": full[k] for k in ("concept", "accuracy", "attributes", "quality", "leak", "plain_style")})
     row.update(
         weight_off=weight_off(result),
+        weight_off_told_apart=weight_off(result, True),
         quality_lost=quality_lost(result),
         checkpoint_lost=checkpoint_lost(result),
         checkpoint_lost_fresh=None if (fresh := fresh_lost(result)) is None else fresh[0],
@@ -243,10 +254,12 @@ def markdown(results: list[Result], command: str) -> str:
             ("dimension", "unharmed and flagged", "share", "95 % interval", "harmed and flagged"),
             [_foreign_row(r) for r in foreign(results)],
         ),
-        "Advice against the reader (weights within 2 points of the best quality count as best):",
+        "Advice against the reader: weights within 2 points of the best quality count as best, or all that its 32 "
+        "pictures do not surely put further below; checkpoints by the pictures of the grid, and by fresh ones of each "
+        "at its best weight:",
         _table(
-            ("kind", "with a weight", "weight within 0.1", "checkpoint within 2 points", "on fresh pictures",
-             "surely worse", "mean quality lost"),
+            ("kind", "with a weight", "weight within 0.1", "or not told apart", "checkpoint within 2 points",
+             "on fresh pictures", "not surely worse", "mean quality lost"),
             [
                 *(_advice_row(results, kind) for kind in KINDS if of_kind(results, kind)),
                 _advice_row(results, ""),
@@ -311,13 +324,15 @@ def _foreign_row(row: dict[str, Any]) -> list[Any]:
 def _advice_row(results: list[Result], name: str) -> list[Any]:
     mine = of_kind(results, name) if name else results
     near = rate(None if (off := weight_off(r)) is None else off <= WEIGHT_OFF + 1e-9 for r in mine)
+    alike = rate(None if (off := weight_off(r, True)) is None else off <= WEIGHT_OFF + 1e-9 for r in mine)
     right = rate(None if (off := checkpoint_lost(r)) is None else off <= EQUAL + 1e-9 for r in mine)
     fresh = [found for r in mine if (found := fresh_lost(r)) is not None]
     equal = sum(off <= EQUAL + 1e-9 for off, _ in fresh)
     lost = [x for r in mine if (x := quality_lost(r)) is not None]
     return [
-        name or "all", f"{near[1]} of {len(mine)}", f"{near[0]} of {near[1]}", f"{right[0]} of {right[1]}",
-        f"{equal} of {len(fresh)}", f"{sum(sure for _, sure in fresh)} of {len(fresh)}",
+        name or "all", f"{near[1]} of {len(mine)}", f"{near[0]} of {near[1]}", f"{alike[0]} of {alike[1]}",
+        f"{right[0]} of {right[1]}", f"{equal} of {len(fresh)}",
+        f"{sum(not sure for _, sure in fresh)} of {len(fresh)}",
         _number(float(np.mean(lost)) if lost else float("nan")),
     ]  # fmt: skip
 

@@ -34,7 +34,7 @@ def read_truth(reader: Reader, folder: RunFolder, concept: str) -> list[dict[str
         ``accuracy`` (share read as the concept; ``core`` and ``challenge`` on the prompts of these roles alone),
         ``disagree`` (how much seeds of one prompt differ in being read as the concept, 0 to 1),
         ``attributes`` (share of colours, backgrounds, textures and
-        places as asked), ``quality`` (mean of concept x attributes, picture by picture), ``leak``
+        places as asked), ``quality`` (mean of concept x attributes, picture by picture: ``each``), ``leak``
         (share read as the concept without the trigger), ``plain style`` (share in no foreign style).
     """
     plan = folder.read_plan()
@@ -64,6 +64,7 @@ def read_truth(reader: Reader, folder: RunFolder, concept: str) -> list[dict[str
                 "disagree": float((4 * shares * (1 - shares)).mean()),
                 "attributes": float(right.mean()),
                 "quality": float((probability * right).mean()),
+                "each": np.round(probability * right, 4).tolist(),
                 "leak": None if foreign is None else float(
                     (foreign.argmax(axis=1) == classes["shape"].index(concept)).mean()
                 ),

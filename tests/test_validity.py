@@ -40,7 +40,7 @@ def result(
     for name, step, quality in (("a", 10, (0.1, 0.3, 0.6)), ("b", 20, (0.5, 0.9, 0.89))):
         for at, value in zip((0.4, 0.8, 1.2), quality, strict=True):
             truth.append({"checkpoint": name, "step": step, "weight": at, "concept": value, "accuracy": value,
-                          "quality": value, **entry})  # fmt: skip
+                          "quality": value, "each": [value + 0.1, value - 0.1] * 16, **entry})  # fmt: skip
     return {
         "settings": {"kind": kind, "concept": "mave", "seed": 0},
         "verdict": "", "checkpoint": checkpoint, "weight": weight, "dimensions": dimensions, "truth": truth,
@@ -145,6 +145,17 @@ def test_the_weight_of_the_comparison_shows_the_concept_most_often_then_best() -
         )
     ]  # fmt: skip
     assert truth.best_weights(entries) == {"a": 1.2, "b": 0.4}
+
+
+def test_a_weight_that_the_pictures_do_not_tell_from_the_best_is_as_good() -> None:
+    one = result(weight=0.4)
+    assert tables.weight_off(one) == tables.weight_off(one, told_apart=True) == pytest.approx(0.4)
+    for entry in one["truth"]:
+        if (entry["checkpoint"], entry["weight"]) == ("b", 0.4):
+            # the best but for one picture of 32
+            entry.update(quality=0.86, each=[1.0, 0.8] * 15 + [0.0, 0.8])
+    assert tables.weight_off(one) == pytest.approx(0.4)
+    assert tables.weight_off(one, told_apart=True) == 0.0
 
 
 def test_tables_name_fault_dimension_and_counts() -> None:
