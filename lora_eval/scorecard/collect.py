@@ -15,11 +15,10 @@ from lora_eval.report.card import write_card
 from lora_eval.report.page import write_page
 from lora_eval.report.tables import write_cells, write_summary
 from lora_eval.scorecard import pixels
-from lora_eval.scorecard.data import Prompt, RunData, Scorecard
+from lora_eval.scorecard.data import Measurement, Prompt, RunData, Scorecard
 from lora_eval.scorecard.decide import decide
 from lora_eval.scorecard.extras import measure_extras
 from lora_eval.scorecard.features import AnyEncoder, FeatureCache, Source
-from lora_eval.scorecard.measure import measure
 from lora_eval.scorecard.references import References, load_pictures
 from lora_eval.scorecard.store import RunFolder, content_hash
 
@@ -108,10 +107,9 @@ def build_data(
 
 
 def write_results(
-    folder: RunFolder, data: RunData, shown: dict[str, Path], origin: dict[str, Any], resamples: int = 1000
+    folder: RunFolder, data: RunData, measurement: Measurement, shown: dict[str, Path], origin: dict[str, Any]
 ) -> Scorecard:
-    """Measure, decide, and write the two tables, the JSON and the page."""
-    measurement = measure(data, resamples=resamples)
+    """Decide, and write the two tables, the JSON and the page."""
     card = decide(data, measurement)
     card.provenance = {**origin, **card.provenance}
     write_cells(folder.cells_file, data.cells, measurement.cell_metrics)

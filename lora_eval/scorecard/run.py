@@ -16,7 +16,7 @@ from lora_eval.host.protocol import Host, Job, ModelInfo, Sampling
 from lora_eval.report.tables import CELL_COLUMNS, write_cells
 from lora_eval.scorecard.adaptive import Stop, account, next_round, with_budget
 from lora_eval.scorecard.collect import EncoderSource, build_data, measured_with, picture_source, write_results
-from lora_eval.scorecard.data import RunData, Scorecard
+from lora_eval.scorecard.data import Measurement, RunData, Scorecard
 from lora_eval.scorecard.draw import draw, unchanged
 from lora_eval.scorecard.features import AnyEncoder, FeatureCache
 from lora_eval.scorecard.measure import measure
@@ -107,9 +107,10 @@ def score(
                 draw(host, plan, folder, job)
                 write_cells(folder.cells_file, _cells_table(plan))
                 run, shown = _gather(plan, folder, source, job)
-                more = _more(plan, run, resamples)
+                measured = measure(run, resamples=resamples)
+                more = _more(plan, run, measured)
                 if not isinstance(more, Round):
-                    return write_results(folder, run, shown, provenance(plan, run, more), resamples)
+                    return write_results(folder, run, measured, shown, provenance(plan, run, more))
                 plan = folder.extend(plan, more)
 
 
@@ -125,10 +126,11 @@ def report(run_dir: Path | str, encoder: AnyEncoder | None = None, resamples: in
     plan = _drawn_plan(folder)
     with folder.lock():
         run, shown = _gather(plan, folder, EncoderSource(encoder if encoder is not None else plan.encoder), None)
-        more = _more(plan, run, resamples)
+        measured = measure(run, resamples=resamples)
+        more = _more(plan, run, measured)
         if isinstance(more, Round):
             more = Stop("interrupted", "run score on the same folder to draw the next round")
-        return write_results(folder, run, shown, provenance(plan, run, more), resamples)
+        return write_results(folder, run, measured, shown, provenance(plan, run, more))
 
 
 def load_run(run_dir: Path | str, encoder: AnyEncoder | None = None) -> tuple[Plan, RunData]:
@@ -156,9 +158,9 @@ def _drawn_plan(folder: RunFolder) -> Plan:
     return plan
 
 
-def _more(plan: Plan, data: RunData, resamples: int) -> Round | Stop | None:
+def _more(plan: Plan, data: RunData, measured: Measurement) -> Round | Stop | None:
     """The next round of an adaptive plan or why there is none; None for a whole grid."""
-    return None if plan.budget is None else next_round(plan, data, measure(data, resamples=resamples))
+    return None if plan.budget is None else next_round(plan, data, measured)
 
 
 def _gather(plan: Plan, folder: RunFolder, source: EncoderSource, job: Job | None) -> tuple[RunData, dict[str, Path]]:

@@ -22,6 +22,7 @@ from lora_eval.scorecard.collect import EncoderSource, build_data, measured_with
 from lora_eval.scorecard.data import KINDS, ROLES, Prompt, Scorecard
 from lora_eval.scorecard.embed import resolve_encoder
 from lora_eval.scorecard.features import AnyEncoder, FeatureCache
+from lora_eval.scorecard.measure import measure
 from lora_eval.scorecard.references import References, find_references
 from lora_eval.scorecard.store import RunFolder
 
@@ -108,7 +109,7 @@ def measure_table(
             "trigger": trigger,
             **measured_with(run_data),
         }
-        return write_results(folder, run_data, shown, origin, resamples)
+        return write_results(folder, run_data, measure(run_data, resamples=resamples), shown, origin)
 
 
 _NO_DATA = "no reference pictures; name a folder of pictures of the concept with --data"
