@@ -7,7 +7,9 @@ that it is made of: among all ways to lay them end to end, the one that leaves t
 ``scorecard.json`` is thus translated like one that was just made, and what is no sentence of ours (a LoRA's name, a
 prompt) stays as it is.
 
-A catalogue is ``assets/languages/NAME.json``: English template -> translation, holes as ``{0}``, ``{1}``.
+A catalogue is ``assets/languages/NAME.json``: English template -> translation, holes as ``{0}``, ``{1}``. Errors and
+other lines that name settings, files and values have one of their own, ``assets/languages/errors/NAME.json``: a word in
+their holes is what somebody typed or must type, and stays.
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ from typing import Any
 from lora_eval.errors import ConfigError
 
 ENGLISH = "en"
+ERRORS = "errors"
 FOLDER = Path(__file__).resolve().parent / "assets" / "languages"
 _HOLE = re.compile(r"\{(\d+)\}")
+_NAME = re.compile(r"\S+")
 # what a character costs in a hole, outside of every template, and what each further template costs
 _IN_HOLE, _OUTSIDE, _TEMPLATE = 1.0, 4.0, 0.5
+# an error is of ours as a whole or not at all
+_OUTSIDE_AN_ERROR = 100.0
 _language: ContextVar[str] = ContextVar("lora_eval_language", default=ENGLISH)
 
 
@@ -76,11 +82,24 @@ def said(sentence: str) -> str:
     return _said(current(), sentence)
 
 
+def told(line: str) -> str:
+    """An error or a note in one line, as :func:`said`; the names and values in it stay as they are."""
+    if current() == ENGLISH or not line:
+        return line
+    return _said(f"{ERRORS}/{current()}", line)
+
+
 @lru_cache(maxsize=16)
 def _catalogue(name: str) -> dict[str, str]:
     if name == ENGLISH:
         return {}
-    return dict(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+    path = FOLDER / f"{name}.json"
+    known = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    if not name.startswith(ERRORS):
+        return known
+    # an error may quote a sentence of the scorecard, a reason for example; "{0} and {1}" is none
+    quoted = {template: words for template, words in _catalogue(path.stem).items() if not template.startswith("{")}
+    return {**quoted, **known}
 
 
 @lru_cache(maxsize=8192)
@@ -88,7 +107,11 @@ def _said(name: str, sentence: str) -> str:
     known = _catalogue(name).get(sentence)
     if known is not None:
         return known
-    made = "".join(_piece(name, piece) for piece in _pieces(name, sentence))
+    pieces = _pieces(name, sentence)
+    if name.startswith(ERRORS) and any(isinstance(piece, str) and piece.isalpha() for piece in pieces):
+        # half an error in each language would help nobody to look it up
+        return sentence
+    made = "".join(_piece(name, piece) for piece in pieces)
     # templates end where another may follow: the full stop is the sentence's own
     return made[:-1] + "。" if made != sentence and made.endswith(".") and not made.isascii() else made
 
@@ -104,6 +127,8 @@ def _piece(name: str, piece: tuple[str, list[str]] | str) -> str:
 def _inside(name: str, hole: str) -> str:
     """What stands in a hole: a phrase of ours, a list of them, or a value that stays."""
     known, parts = _catalogue(name), hole.split(", ")
+    if name.startswith(ERRORS) and (all(_NAME.fullmatch(part) for part in parts) or hole[:1] in "'\"[("):
+        return hole
     if len(parts) > 1 and all(part in known for part in parts):
         return "、".join(known[part] for part in parts)
     return _said(name, hole) if re.search(r"[A-Za-z]{2}", hole) else hole
@@ -129,14 +154,15 @@ def _pieces(name: str, text: str) -> list[tuple[str, list[str]] | str]:
     """The cheapest way to lay templates over ``text``: (template, holes), and strings that are none of ours."""
     templates = _templates(name)
     size = len(text)
+    outside = _OUTSIDE_AN_ERROR if name.startswith(ERRORS) else _OUTSIDE
     cost = [0.0] + [float("inf")] * size
     back: list[tuple[int, tuple[str, list[str]] | str]] = [(0, "")] * (size + 1)
     for at in range(size):
         # a template that begins with a hole begins the sentence, or follows another one that ended in words
         last = back[at][1]
         loose = templates.get("", ()) if at == 0 or (not isinstance(last, str) and not last[0].endswith("}")) else ()
-        if cost[at] + _OUTSIDE < cost[at + 1]:
-            cost[at + 1], back[at + 1] = cost[at] + _OUTSIDE, (at, text[at])
+        if cost[at] + outside < cost[at + 1]:
+            cost[at + 1], back[at + 1] = cost[at] + outside, (at, text[at])
         for template, parts in (*templates.get(text[at], ()), *loose):
             for end, holes in _lay(text, at, parts):
                 price = cost[at] + _TEMPLATE + _IN_HOLE * sum(map(len, holes))

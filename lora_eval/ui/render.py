@@ -44,7 +44,8 @@ def _word(name: str, css: str = "") -> str:
 def message(line: str, kind: str = "error") -> str:
     """A line beside the button it answers; ``kind`` is ``error``, ``good``, ``paused`` or ``waits``."""
     role = "alert" if kind == "error" else "status"
-    return f'<div class="lora-eval-message {kind}" role="{role}">{_e(line)}</div>' if line else ""
+    words = _e(language.told(line))
+    return f'<div class="lora-eval-message {kind}" role="{role}">{words}</div>' if line else ""
 
 
 def good(*parts: object) -> str:
@@ -83,7 +84,7 @@ def job(state: JobState | None, folder: Path | None, nothing: str, hint: str = "
     if state.status == QUEUED and state.position:
         times.append(f"{_word('ahead')} <b>{state.position}</b>")
     count = f"<span>{state.done} / {state.total}</span>" if state.total > 1 else ""
-    line = f'<div class="lora-eval-text">{_e(language.said(state.text))}</div>' if active and state.text else ""
+    line = f'<div class="lora-eval-text">{_e(language.told(state.text))}</div>' if active and state.text else ""
     bar = f'role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}"'
     quiet = f'<div class="lora-eval-quiet">{_e(hint)}</div>' if hint and state.status == RUNNING else ""
     again = _button("again", state.id, text.RESUME) if state.resumable else ""
@@ -156,7 +157,8 @@ def loss(folder: Path | None, awaited: bool = False) -> str:
     return (
         f'<section class="lora-eval-section"><h4>{_e(text.WORDS["loss"])} '
         f"{_badge('state-' + found.state.replace(' ', '-'), text.STATES[found.state])}</h4>"
-        f'<p class="lora-eval-diagnosis">{_e(language.said(found.reason))}</p><div class="lora-eval-chart">{chart}</div>'
+        f'<p class="lora-eval-diagnosis">{_e(language.said(found.reason))}</p>'
+        f'<div class="lora-eval-chart">{chart}</div>'
         f'<p class="lora-eval-quiet">{_e(text.WORDS["loss_keys"])}</p></section>'
     )
 

@@ -50,6 +50,47 @@ def in_sentences(path: Path) -> dict[str, int]:
     return {template: line for template, line in found.items() if _says_something(template)}
 
 
+# whose errors and lines of progress a user of the tabs meets
+ERRORS = (
+    *("actions.py", "captioning.py", "desk.py", "estimate.py", "files.py", "library.py", "training_pictures.py"),
+    *("ui/order.py", "dataset/captions.py", "dataset/encode.py", "dataset/folder.py", "dataset/images.py"),
+    *("dataset/split.py", "host/a1111.py", "host/current.py", "host/forge.py", "host/staging.py", "host/webui.py"),
+    *("host/webui_draw.py", "host/webui_interrogate.py", "host/webui_queue.py", "lora/files.py", "lora/targets.py"),
+    *("scorecard/adaptive.py", "scorecard/checkpoints.py", "scorecard/compare.py", "scorecard/compare_alike.py"),
+    *("scorecard/compare_runs.py", "scorecard/compare_sides.py", "scorecard/draw.py", "scorecard/embed.py"),
+    *("scorecard/features.py", "scorecard/plan.py", "scorecard/planning.py", "scorecard/ranges.py"),
+    *("scorecard/run.py", "scorecard/store.py", "scorecard/suites.py", "training/config.py", "training/keeping.py"),
+    *("training/kohya.py", "training/memory.py", "training/negatives.py", "training/optim.py", "training/prepare.py"),
+    *("training/presets.py", "training/resume.py", "training/run.py", "training/session.py", "training/settings.py"),
+    *("training/step.py", "training/stopping.py", "training/templates.py"),
+)
+_SAID = re.compile(r"\w*Error|Diverged|Early|say|advance|Interrupted|Problem")
+_NOT = ("ValueError", "TypeError", "AttributeError", "KeyError")
+
+
+def in_errors(path: Path) -> dict[str, int]:
+    """Template -> line of every error that is made and every line of progress that is said, holes as ``{0}``."""
+    found: dict[str, int] = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if _SAID.fullmatch(name) and name not in _NOT:
+                # an error's message comes first; of a problem and of progress any text may
+                for one in node.args if not name.endswith("Error") else node.args[:1]:
+                    for part in ast.walk(one) if isinstance(one, (ast.IfExp, ast.BinOp)) else (one,):
+                        if isinstance(part, (ast.JoinedStr, ast.Constant)) and (made := _template(part)):
+                            found.setdefault(made, node.lineno)
+    return {template: line for template, line in found.items() if _says_something(template)}
+
+
+def _template(node: ast.AST) -> str:
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    holes = iter(range(100))
+    parts = node.values if isinstance(node, ast.JoinedStr) else []
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else f"{{{next(holes)}}}" for part in parts)
+
+
 def _constant(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant)
 
