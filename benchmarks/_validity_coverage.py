@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._validity_truth import TRIGGERED, fresh_suite
+from benchmarks._validity_truth import fresh_suite
 from lora_eval.files import write_text
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.scorecard.data import RunData
+from lora_eval.scorecard.grid import OPEN_ROLES
 from lora_eval.scorecard.measure import measure
 from lora_eval.scorecard.plan import Plan
 from lora_eval.scorecard.run import load_run, score
@@ -75,7 +76,7 @@ def covered(case_folder: Path, seed: int, samples: int = SAMPLES) -> list[dict[s
         Entries ``dimension, measure, truth, held, samples``, one for every measure that has an interval.
     """
     plan = RunFolder(case_folder / "score").read_plan()
-    roles = [p.role for p in plan.prompts if p.role in (*TRIGGERED, "unrelated")]
+    roles = [p.role for p in plan.prompts if p.role in (*OPEN_ROLES, "unrelated")]
     _, pool = load_run(case_folder / "pool")
     rng = np.random.default_rng([40_000, seed])
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)

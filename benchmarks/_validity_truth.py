@@ -13,14 +13,13 @@ from PIL import Image
 
 from lora_eval.host.protocol import ImageRequest, LoraUse
 from lora_eval.host.standalone import StandaloneHost
-from lora_eval.scorecard.grid import CORE_ROLES
+from lora_eval.scorecard.grid import CORE_ROLES, OPEN_ROLES
 from lora_eval.scorecard.plan import Cell
 from lora_eval.scorecard.planning import default_sampling
 from lora_eval.scorecard.store import RunFolder
 from tools.tiny_world.drawings import BACKGROUNDS, COLOURS, SHAPES, TEXTURES
 from tools.tiny_world.reader import Reader
 
-TRIGGERED = ("plain", "fidelity", "challenge", "composition")
 PLACES = ("on the left", "in the center", "on the right")
 FRESH_FIRST_SEED = 2001
 BATCH = 32
@@ -41,7 +40,7 @@ def read_truth(reader: Reader, folder: RunFolder, concept: str) -> list[dict[str
     classes = reader.classes
     result = []
     for group in plan.groups():
-        with_trigger = [cell for cell in group if cell.prompt.role in TRIGGERED]
+        with_trigger = [cell for cell in group if cell.prompt.role in OPEN_ROLES]
         without = [cell for cell in group if cell.prompt.role == "unrelated"]
         seen = _read(reader, folder, with_trigger)
         probability = seen["shape"][:, classes["shape"].index(concept)]

@@ -32,13 +32,14 @@ from benchmarks._planted import (
 from benchmarks._validity_adaptive import adaptive_answer
 from benchmarks._validity_coverage import covered, draw_pool
 from benchmarks._validity_tables import write_tables
-from benchmarks._validity_truth import TRIGGERED, read_fresh, read_truth
+from benchmarks._validity_truth import read_fresh, read_truth
 from lora_eval.errors import LoraEvalError, RunError
 from lora_eval.files import make_folder, read_json, write_json
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.lora.files import load_lora, save_lora
 from lora_eval.report.card import plain
 from lora_eval.scorecard.data import Scorecard
+from lora_eval.scorecard.grid import OPEN_ROLES
 from lora_eval.scorecard.run import report, score
 from lora_eval.scorecard.store import RunFolder
 from lora_eval.training.loop import train
@@ -191,7 +192,7 @@ def _draw_truth(
 def _triggered(run: RunFolder) -> int:
     """Pictures with the trigger at each checkpoint and weight."""
     plan = run.read_plan()
-    return len(plan.seeds) * sum(prompt.role in TRIGGERED for prompt in plan.prompts)
+    return len(plan.seeds) * sum(prompt.role in OPEN_ROLES for prompt in plan.prompts)
 
 
 def _answer(card: Scorecard) -> dict[str, Any]:

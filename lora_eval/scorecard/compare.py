@@ -28,12 +28,11 @@ from lora_eval.scorecard.compare_runs import Key, Side, number, read_run
 from lora_eval.scorecard.compare_sides import choose
 from lora_eval.scorecard.compare_values import Values, agreement, column, distortion, diversity, leak, response
 from lora_eval.scorecard.compare_verdict import BY_PROMPT, CERTAIN, OPEN, PAIRED, Row, verdict
-from lora_eval.scorecard.grid import CHALLENGE_ROLES, CORE_ROLES, TRIGGERED_ROLES
+from lora_eval.scorecard.grid import CHALLENGE_ROLES, CORE_ROLES, OPEN_ROLES, TRIGGERED_ROLES
 from lora_eval.scorecard.measures.context import number as rounded
 from lora_eval.scorecard.statistics import holm
 
 SCHEMA = 1
-ALIGNMENT_ROLES = ("plain", "fidelity", "challenge", "composition")
 OTHER_REFERENCES = "the runs were measured with other reference pictures; score one again with the other's --data"
 
 
@@ -133,7 +132,7 @@ def _rows(pair: Pair, resamples: int, seed: int) -> list[Row]:
         found.append(tested(row, pair, roles, values, gains, missing, even=even, resamples=resamples, seed=seed))
 
     core, challenge, unrelated = (CORE_ROLES, TRIGGERED_ROLES), (CHALLENGE_ROLES,), (("unrelated",),)
-    listening, triggered = (ALIGNMENT_ROLES, *core), (TRIGGERED_ROLES,)
+    listening, triggered = (OPEN_ROLES, *core), (TRIGGERED_ROLES,)
     references = "no likeness was measured; score with --data, a folder of reference pictures"
     other = "" if pair.alike else OTHER_REFERENCES
     challenges = "no challenge prompt in common; use a suite that has some"

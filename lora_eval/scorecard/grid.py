@@ -16,9 +16,11 @@ import pandas as pd
 from lora_eval.errors import RunError
 from lora_eval.scorecard.data import RunData
 
-TRIGGERED_ROLES = ("plain", "fidelity", "challenge", "composition", "negative")
 CORE_ROLES = ("plain", "fidelity")
 CHALLENGE_ROLES = ("challenge", "composition")
+# with the trigger and nothing forbidden; a negative prompt takes away what its twin shows
+OPEN_ROLES = (*CORE_ROLES, *CHALLENGE_ROLES)
+TRIGGERED_ROLES = (*OPEN_ROLES, "negative")
 
 
 @dataclass(frozen=True)

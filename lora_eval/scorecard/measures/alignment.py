@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_eval.scorecard.grid import OPEN_ROLES
 from lora_eval.scorecard.measures.context import Context, number
 from lora_eval.scorecard.metrics import alignment as metric
 from lora_eval.scorecard.statistics import wilson
@@ -58,7 +59,7 @@ def measure(context: Context) -> None:
     context.columns.update(
         clip_t=clip_t, clip_t_delta=context.difference_column(clip_t), clip_t_margin=margin, retrieval_rank=rank
     )
-    prompts = grid.prompts_of(("plain", "fidelity", "challenge", "composition")) or grid.core()
+    prompts = grid.prompts_of(OPEN_ROLES) or grid.core()
     cube = context.paired(clip_t * judged) if context.has_base else grid.cube(clip_t)
     here, base = context.draws(cube, prompts), context.draws(context.paired_base(clip_t, cube), prompts)
     context.add_draws(NAME, "clip_t", here, base.estimate, bounds=(-1.0, 1.0))

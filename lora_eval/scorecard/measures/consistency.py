@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_eval.scorecard.grid import OPEN_ROLES
 from lora_eval.scorecard.measures.context import Context, number
 from lora_eval.scorecard.metrics import consistency as metric
 from lora_eval.scorecard.statistics import Draws
@@ -25,7 +26,7 @@ def measure(context: Context) -> None:
     score: draws that the LoRA makes less alike than they were are not consistent.
     """
     grid, data = context.grid, context.data
-    prompts = [p for p in grid.prompts_of(("plain", "fidelity", "challenge", "composition"))] or grid.core()
+    prompts = grid.prompts_of(OPEN_ROLES) or grid.core()
     shape = (len(grid.conditions), len(prompts), grid.rows.shape[2])
     cubes = {
         name: np.full(shape, np.nan)

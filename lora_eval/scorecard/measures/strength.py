@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_eval.scorecard.grid import Condition
+from lora_eval.scorecard.grid import OPEN_ROLES, Condition
 from lora_eval.scorecard.measures.context import Context, number
 from lora_eval.scorecard.metrics import strength as metric
 from lora_eval.scorecard.statistics import Draws, resample, wilson
@@ -36,7 +36,7 @@ def measure(context: Context) -> None:
     0 = the weight does nothing orderly. It belongs to the checkpoint, not to one weight.
     """
     data, grid = context.data, context.grid
-    prompts = grid.prompts_of(("plain", "fidelity", "challenge", "composition")) or grid.core()
+    prompts = grid.prompts_of(OPEN_ROLES) or grid.core()
     z = _departures(context, prompts)
     _blank(context)
     context.evidence[NAME] = {
