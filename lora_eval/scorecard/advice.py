@@ -52,9 +52,9 @@ def _state(name: str) -> Seen:
 def two_kinds(dimension: Dimension) -> bool:
     """Whether draws of one prompt fall into two kinds, or vary more in style than the base model's."""
     ratio, share = value_of(dimension, "split_ratio"), value_of(dimension, "split_share")
-    spread = (value_of(dimension, "style_spread_ratio", key) for key in ("value", "ci_low", "n"))
+    spread, low, n = (value_of(dimension, "style_spread_ratio", key) for key in ("value", "ci_low", "n"))
     split = ratio is not None and share is not None and ratio > SPLIT_RATIO and share > SPLIT_SHARE
-    return split or varies_more(*spread)
+    return split or varies_more(spread, low, n)
 
 
 def varies_more(ratio: float | None, low: float | None, n: float | None, limit: float = SPREAD_RATIO) -> bool:
