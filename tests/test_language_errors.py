@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import json
 import re
@@ -16,13 +17,14 @@ from hypothesis import strategies as st
 
 from lora_eval import language
 from lora_eval.actions import ScoreOrder
+from lora_eval.dataset import check
 from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
 from lora_eval.jobs import JobQueue, JobState
 from lora_eval.language import FOLDER, speak, told
 from lora_eval.ui import order, text
-from tests.fakes_scorecard import FakeHost
-from tests.report.templates import ERRORS, ROOT, in_errors
+from tests.fakes_scorecard import FakeHost, make_references
+from tests.report.templates import ERRORS, NOTES, ROOT, in_errors, in_sentences
 
 LANGUAGES = [name for name in language.names() if name != language.ENGLISH]
 
@@ -68,6 +70,30 @@ def test_every_error_that_a_user_of_the_tabs_meets_has_a_translation(name: str) 
     )
     wanted = {one: module for template, module in said_by.items() for one in ERRORS_TOGETHER.get(template, [template])}
     assert [f"{where}: {one!r}" for one, where in wanted.items() if not known.get(one, "").strip()] == []
+
+
+FINDINGS_TOGETHER = {
+    "{0} is in {1} of the captions: {2} the concept": [f"{{0}} is in {{1}} of the captions: {word} the concept"
+                                                       for _, _, word in check.FUSED],
+    "its caption has {0}{1} tokens, {2} fit into one pass of the encoder":
+        ["its caption has about {0} tokens, {1} fit into one pass of the encoder"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_every_finding_and_note_has_a_translation_in_one_of_the_catalogues(name: str) -> None:
+    webui = json.loads((ROOT.parent / "localizations" / f"{name}.json").read_text(encoding="utf-8"))
+    known = {*catalogue(name), *errors(name), *webui}
+    codes = {node.args[1].value for node in ast.walk(ast.parse((ROOT / "dataset/check.py").read_text(encoding="utf-8")))
+             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding"
+             and isinstance(node.args[1], ast.Constant)}  # fmt: skip
+    codes |= {word for _, _, word in check.FUSED} | {"near duplicate", "the table", "out of memory"}
+    said_by = {template: module for module in NOTES for template in in_sentences(ROOT / module)}
+    wanted = {
+        one: module for template, module in said_by.items() for one in FINDINGS_TOGETHER.get(template, [template])
+    }
+    assert len(wanted) > 60
+    assert [f"{where}: {one!r}" for one, where in wanted.items() if one not in known | codes] == []
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
@@ -228,6 +254,22 @@ def test_the_page_tells_progress_errors_and_pauses() -> None:
         assert "没有选择 LoRA;请至少选一个" in html.unescape(render.job(failed, None, ""))
         assert "CUDA error: &lt;x&gt;" in render.message("CUDA error: <x>")
     assert "step 3/400, loss 0.1234" in render.job(running, None, "")
+
+
+def test_findings_of_the_dataset_are_told_and_name_the_picture(tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    from lora_eval.ui import render
+
+    make_references(tmp_path, 3)
+    (tmp_path / "3.png").write_bytes(b"")
+    (tmp_path / "metadata.csv").write_text("file_name,prompt\n0.png,a fox\n1.png,a fox\n3.png,a fox\n4.png,no\n")
+    found = Desk(lambda: FakeHost(tmp_path), JobQueue()).check(str(tmp_path), None, "zorp", 512)
+    with speak("zh_CN"):
+        page = html.unescape(render.checked(found))
+    for words in ("只有 2 张图片", "64 x 64 被放大 8.00 倍到 512 x 512", "没有任何标注含有触发词 'zorp'",
+                  "是空文件(0 字节)", "metadata.csv 中没有列出,因此不参与训练", "metadata.csv 第 5 行:'4.png' 不在"):  # fmt: skip
+        assert words in page, words
+    assert "2.png" in page and "3.png" in page
 
 
 def test_texts_of_the_tabs_are_left_to_the_webuis_own_script() -> None:

@@ -155,10 +155,10 @@ def _count(dataset: Dataset, readable: int) -> list[Finding]:
     low, high = ADVISED
     if readable < low:
         mend = f"{low} to {high} are advised: more angles, poses and backgrounds"
-        return [Finding("warning", "few pictures", "", f"{readable} picture(s)", mend)]
+        return [Finding("warning", "few pictures", "", f"only {readable} picture(s)", mend)]
     if readable > high:
         mend = f"{low} to {high} well-captioned ones teach more than many random ones: keep the best"
-        return [Finding("info", "many pictures", "", f"{readable} pictures", mend)]
+        return [Finding("info", "many pictures", "", f"as many as {readable} pictures", mend)]
     return []
 
 

@@ -201,7 +201,8 @@ def checked(found: Checked) -> str:
         rows.append(
             f'<li class="{_e(severity)}"><span class="lora-eval-thumb">{thumb(path) if path else ""}</span><div>'
             f"{_badge(severity, text.SEVERITY[severity])} <strong>{_e(finding['picture'])}</strong> "
-            f'<span>{_e(finding["message"])}</span><div class="lora-eval-mend">{_e(finding["mend"])}</div></div>'
+            f"<span>{_e(language.told(finding['message']))}</span>"
+            f'<div class="lora-eval-mend">{_e(language.told(finding["mend"]))}</div></div>'
             f"{aside}</li>"
         )
     if len(found.findings) > MOST_FINDINGS:

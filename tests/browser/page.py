@@ -120,7 +120,7 @@ class PaperDesk(Desk):
         names = ("severity", "code", "picture", "message", "mend")
         rows = [
             ("error", "blank", pictures[0].name, "one flat colour", "remove it"),
-            ("warning", "few pictures", "", "12 picture(s)", "50 to 200 are advised"),
+            ("warning", "few pictures", "", "only 12 picture(s)", "50 to 200 are advised"),
         ]
         findings = [dict(zip(names, row, strict=True)) for row in rows]
         return Checked(pictures, findings)

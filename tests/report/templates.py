@@ -64,6 +64,8 @@ ERRORS = (
     *("training/presets.py", "training/resume.py", "training/run.py", "training/session.py", "training/settings.py"),
     *("training/step.py", "training/stopping.py", "training/templates.py"),
 )
+# whose findings and notes they read; texts that never change are in the WebUI's catalogue
+NOTES = ("captioning.py", "dataset/check.py", "training/kohya.py", "training/memory.py", "training/watch.py")
 _SAID = re.compile(r"\w*Error|Diverged|Early|say|advance|Interrupted|Problem")
 _NOT = ("ValueError", "TypeError", "AttributeError", "KeyError")
 
