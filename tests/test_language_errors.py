@@ -267,7 +267,8 @@ def test_findings_of_the_dataset_are_told_and_name_the_picture(tmp_path: Path) -
     with speak("zh_CN"):
         page = html.unescape(render.checked(found))
     for words in ("只有 2 张图片", "64 x 64 被放大 8.00 倍到 512 x 512", "没有任何标注含有触发词 'zorp'",
-                  "是空文件(0 字节)", "metadata.csv 中没有列出,因此不参与训练", "metadata.csv 第 5 行:'4.png' 不在"):  # fmt: skip
+                  "是空文件(0 字节)", "metadata.csv 中没有列出,因此不参与训练",
+                  "metadata.csv 第 5 行:'4.png' 不在"):  # fmt: skip
         assert words in page, words
     assert "2.png" in page and "3.png" in page
 
