@@ -97,8 +97,11 @@ def take(
 
 def details(page: Any, camera: Camera) -> None:
     """Further down in the Scorecard tab, and a test picture of the training opened large."""
-    page.evaluate("document.querySelector('#lora_eval_score_report').scrollIntoView()")
-    camera.shoot(page, "score-report")
+    # newer gradio keeps what is not shown out of the page
+    report = page.locator("#lora_eval_score_report iframe")
+    if report.count():
+        report.evaluate("frame => frame.closest('#lora_eval_score_report').scrollIntoView()")
+        camera.shoot(page, "score-report")
     open_tab(page, "train")
     picture = page.locator("#lora_eval_train_film img[data-le-picture]")
     if picture.count():

@@ -115,7 +115,8 @@ def test_a_running_job_outlives_its_page(
 def test_a_scorecard_outlives_its_page_and_stops_when_told(
     serve: Callable[..., Any], open_page: Callable[..., Any], launch_browser: Callable[[], Any]
 ) -> None:
-    server = serve(pace=0.5)
+    # slow enough that a second browser is there before the last of 24 pictures
+    server = serve(pace=1.0)
     page = open_page(server)
     hand = Hand(page)
     hand.train(server.root / "pictures", "half")
