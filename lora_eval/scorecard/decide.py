@@ -19,9 +19,13 @@ The rule, in full:
    Not by the lower end of its interval: prompts differ far more from each other than weights do, so that the
    lower end would favour the weight that does least on every prompt.
 3. **Ties.** A candidate ties with the first when the paired bootstrap interval of their difference contains 0
-   and it reaches nine tenths of the first's gain, or when it comes within a fiftieth of it. Of those within a
-   fiftieth the ones that keep most of the prompt's margin are taken (a hundredth counts as nothing), of these the
-   earliest checkpoint, and of that the lowest weight: what is as good costs less.
+   and it reaches nine tenths of the first's gain, or when it comes within a fiftieth of it.
+
+   - Of the checkpoints that tie the latest is taken whose loss curve is sound, converged or still falling, and that
+     keeps as much of the prompt's margin as the first (a twentieth counts as nothing): what likeness cannot tell
+     apart, more training that did no harm has mostly made better. Where no loss history says so, the earliest
+     within a fiftieth of the first.
+   - Of its weights the lowest within a fiftieth of its best: what is as good costs less.
 """
 
 from __future__ import annotations
@@ -47,10 +51,12 @@ ALIGNMENT_KEPT = 0.75
 NO_LIKENESS = 0.05
 BLANK_SHARE = 0.5
 TIE_GAIN = 0.9
-# as good as the first: earlier and lower is then taken
+# as good as the best
 EQUAL_GAIN = 0.98
 # a difference of the margin kept that is none
-EQUAL_MARGIN = 0.01
+EQUAL_MARGIN = 0.05
+# score of a loss curve that is converged (1) or still falling (.6); see measures/curve.py
+SOUND_CURVE = 0.6
 
 
 @dataclass(frozen=True)
@@ -99,11 +105,7 @@ def standing(data: RunData, measurement: Measurement) -> Standing:
     tied = _ties(objective, first, usable) if first is not None else []
     chosen = None
     if first is not None:
-        # a gain below 0 is within a fiftieth of nothing but itself
-        equal = [i for i in usable if i == first or gain[i] >= EQUAL_GAIN * gain[first] > 0]
-        kept = {i: _margin_kept(grid, rows, i) for i in equal}
-        listening = [i for i in equal if kept[i] >= max(kept.values()) - EQUAL_MARGIN]
-        chosen = min(listening, key=lambda i: _order(grid, i))
+        chosen = _choose(grid, rows, gain, usable, first, tied)
     return Standing(grid, rows, objective, shut, candidates, gain, first, tied, chosen)
 
 
@@ -154,10 +156,42 @@ def _objective(grid: Grid, measurement: Measurement) -> _Objective:
     return _Objective(resample(cube, measurement.resamples, measurement.seed), cube, name)
 
 
+def _choose(grid: Grid, rows: Rows, gain: np.ndarray, usable: list[int], first: int, tied: list[int]) -> int:
+    """The condition that is advised: rule 3 above."""
+    best: dict[str, int] = {}
+    for i in sorted(usable, key=lambda i: (-gain[i], i)):
+        best.setdefault(grid.conditions[i].checkpoint, i)
+    leading = grid.conditions[first].checkpoint
+
+    def sound(name: str) -> bool:
+        state = rows.get((name, None, "curve", "state"))
+        return state is not None and state.value is not None and state.value >= SOUND_CURVE
+
+    order = {name: _order(grid, i)[:2] for name, i in best.items()}
+    enough = _margin_kept(grid, rows, first) - EQUAL_MARGIN
+    later = [
+        name for name, i in best.items()
+        if i in tied and order[name] > order[leading] and sound(name) and _margin_kept(grid, rows, i) >= enough
+    ]  # fmt: skip
+    if later:
+        name = max(later, key=lambda name: order[name])
+    elif sound(leading):
+        name = leading
+    else:
+        # a gain below 0 is within a fiftieth of nothing but itself
+        equal = [name for name, i in best.items() if i == first or gain[i] >= EQUAL_GAIN * gain[first] > 0]
+        name = min(equal, key=lambda name: order[name])
+    top = best[name]
+    mine = [i for i in usable if grid.conditions[i].checkpoint == name]
+    return min(
+        (i for i in mine if i == top or gain[i] >= EQUAL_GAIN * gain[top] > 0), key=lambda i: grid.conditions[i].weight
+    )
+
+
 def _margin_kept(grid: Grid, rows: Rows, index: int) -> float:
-    """Share of the base model's margin between prompts that a condition keeps, at most all; 0 when not measured."""
+    """Share of the base model's margin between prompts that a condition keeps, at most all; 1 when not measured."""
     row = find(rows, grid.conditions[index], "alignment", "score")
-    return 0.0 if row is None or row.value is None else min(1.0, row.value)
+    return 1.0 if row is None or row.value is None else min(1.0, row.value)
 
 
 def _order(grid: Grid, index: int) -> tuple[float, str, float]:
@@ -333,10 +367,12 @@ def _sentence(
         same = [grid.conditions[i].weight for i in rivals if grid.conditions[i].checkpoint == where.checkpoint]
         parts = ([f"weight {', '.join(f'{w:g}' for w in same)}"] if same else []) + checkpoints[:3]
         more = len(checkpoints) - 3
+        earlier = any(_order(grid, i)[:2] < _order(grid, chosen)[:2] for i in rivals)
+        text += f"; cannot be told from {' and '.join(parts)}" + (f" and {more} more" if more > 0 else "")
         text += (
-            f"; cannot be told from {' and '.join(parts)}"
-            + (f" and {more} more" if more > 0 else "")
-            + ", of equals the one that follows the prompt best is taken, then the earlier and lower"
+            ", of equals the later is taken, whose loss curve is sound"
+            if earlier
+            else ", of equals the earlier and lower is taken"
         )
     scored = [d for d in dimensions.values() if d.verdict in ("weak", "poor") and d.score is not None]
     if scored:

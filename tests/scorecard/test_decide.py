@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lora_eval.scorecard.advice import RULES, advise
-from lora_eval.scorecard.data import DIMENSIONS, Dimension, Scorecard
+from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measure, Scorecard
 from lora_eval.scorecard.decide import decide
 from lora_eval.scorecard.measure import measure
 from tests.scorecard.synthetic_run import make_run
@@ -46,17 +46,42 @@ def test_of_tied_weights_the_lower_is_taken() -> None:
     assert [entry["weight"] for entry in card.tie] == [1.2]
 
 
-@pytest.mark.parametrize(("kept", "weight"), [(0.97, 1.2), (0.985, 1.0)])
-def test_of_equally_alike_weights_the_one_that_follows_the_prompt_is_taken(kept: float, weight: float) -> None:
-    """Full likeness is reached at weight 1, and 1.2 gives no more; a hundredth of the margin is no difference."""
-    run = make_run(weights=WEIGHTS)
+CHECKPOINTS = {"z-100": (100, 1.0), "z-200": (200, 1.0), "z-300": (300, 1.0)}
+
+
+def tied_card(curve: dict[str, str], **margin: float) -> Scorecard:
+    """Three checkpoints of equal likeness, their loss curves as named, the margin that each keeps where given."""
+    run = make_run(weights=WEIGHTS, checkpoints=CHECKPOINTS, noise=0.5)
     found = measure(run, resamples=300)
-    rows = [
-        replace(m, value={1.0: kept, 1.2: 0.99}[m.weight])
-        if (m.dimension, m.measure) == ("alignment", "score") and m.weight in (1.0, 1.2) else m
-        for m in found.summary
+    rows = [m for m in found.summary if m.dimension != "curve"]
+    scores = {"converged": 1.0, "still falling": 0.6, "overfit": 0.3}
+    rows += [
+        Measure(name, step, None, "curve", "state", scores[curve[name]], score=scores[curve[name]], verdict=curve[name])
+        for name, (step, _) in CHECKPOINTS.items() if name in curve
     ]  # fmt: skip
-    assert decide(run, replace(found, summary=rows)).weight == weight
+    rows = [
+        replace(m, value=margin[m.checkpoint.replace("-", "")], ci_high=1.0)
+        if (m.dimension, m.measure) == ("alignment", "score") and m.checkpoint.replace("-", "") in margin else m
+        for m in rows
+    ]  # fmt: skip
+    return decide(run, replace(found, summary=rows))
+
+
+def test_of_tied_checkpoints_the_latest_with_a_sound_loss_curve_is_taken() -> None:
+    falling = dict.fromkeys(CHECKPOINTS, "still falling")
+    card = tied_card(falling)
+    assert card.checkpoint == "z-300" and "of equals the later is taken, whose loss curve is sound" in card.verdict
+    assert tied_card({**falling, "z-300": "overfit"}).checkpoint == "z-200"
+    # nothing is known of the curves, or they say that training did harm: what costs less
+    assert tied_card({}).checkpoint == "z-100"
+    overfit = tied_card(dict.fromkeys(CHECKPOINTS, "overfit"))
+    assert overfit.checkpoint == "z-100" and "of equals the earlier and lower is taken" in overfit.verdict
+
+
+def test_a_later_checkpoint_that_listens_less_is_not_taken() -> None:
+    sound = dict.fromkeys(CHECKPOINTS, "converged")
+    assert tied_card(sound, z100=0.98, z200=0.96, z300=0.96).checkpoint == "z-300"
+    assert tied_card(sound, z100=0.98, z200=0.96, z300=0.80).checkpoint == "z-200"
 
 
 def test_a_weight_that_gives_surely_less_is_no_tie() -> None:
