@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from lora_eval.files import read_json
 from tests.browser.hand import MOST_CLICKS, Hand, check_report
+from tests.live.client import SIDE
 
-SIZE = 128
 PATIENCE = 1_800_000
 """Milliseconds."""
 QUICK = {0.0: 24, 0.3: 24, 0.6: 24, 0.9: 24, 1.2: 24}
@@ -32,8 +33,11 @@ QUICK = {0.0: 24, 0.3: 24, 0.6: 24, 0.9: 24, 1.2: 24}
 @pytest.fixture
 def slow_machine(webui: Any) -> Iterator[None]:
     """Small pictures and the tests' own encoder in the WebUI's settings; what stood there comes back."""
-    wanted = {"lora_eval_size": SIZE, "lora_eval_encoder": str(webui.data / "models" / "lora-eval-live-clip")}
-    stood = {name: webui.call("/sdapi/v1/options")[name] for name in wanted}
+    wanted = {"lora_eval_size": SIDE, "lora_eval_encoder": str(webui.data / "models" / "lora-eval-live-clip")}
+    # Forge takes extensions' options, but does not list them
+    kept = webui.data / "config.json"
+    stood = {"lora_eval_size": 0, "lora_eval_encoder": "auto"}
+    stood |= {name: value for name, value in read_json(kept).items() if name in wanted} if kept.is_file() else {}
     webui.call("/sdapi/v1/options", wanted)
     yield
     webui.call("/sdapi/v1/options", stood)
@@ -77,8 +81,10 @@ def test_first_training_and_first_scorecard_take_at_most_twelve_clicks(
     page.wait_for_selector("#lora_eval_train_loss svg")
     page.wait_for_selector("#lora_eval_train_film img")
     lora = load_file(webui.data / "models" / "Lora" / f"{name}.safetensors")
-    learnt = [key for key in lora if key.endswith("lora_up.weight")]
-    assert learnt and all(np.isfinite(lora[key]).all() and lora[key].any() for key in learnt)
+    ups = [tensor for key, tensor in lora.items() if key.endswith("lora_up.weight")]
+    assert ups and all(np.isfinite(tensor).all() for tensor in ups)
+    # where a small picture leaves one position, attention to itself has nothing to learn from
+    assert sum(bool(tensor.any()) for tensor in ups) > 0.8 * len(ups)
 
     hand.click("#lora_eval_train_score")
     page.wait_for_selector("#lora_eval_score_message .good")
@@ -93,7 +99,7 @@ def test_first_training_and_first_scorecard_take_at_most_twelve_clicks(
     with open(hand.download("cells"), newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert Counter(float(row["weight"]) for row in rows) == QUICK
-    assert all(row["width"] == row["height"] == str(SIZE) and row["steps"] == "20" for row in rows)
+    assert all(row["width"] == row["height"] == str(SIDE) and row["steps"] == "20" for row in rows)
     run = webui.data / "outputs" / "lora-eval" / f"{name}-scorecard"
     assert all((run / row["image"]).is_file() for row in rows)
     likeness = np.array([[float(row[key]) for key in ("clip_i", "clip_i_gain")] for row in rows])
