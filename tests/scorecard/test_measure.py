@@ -480,3 +480,12 @@ def test_a_prompt_left_out_is_missed_as_a_picture_and_as_a_text() -> None:
     assert error(margins - others) == pytest.approx(jackknife, rel=0.1)
     # as pictures alone the prompts say less than half of it
     assert error(margins) < 0.5 * jackknife
+
+
+def test_leak_is_the_movement_without_the_trigger_over_that_of_all_prompts_with_it() -> None:
+    run = make_run("leak", roles=("plain", "fidelity", "challenge", "composition", "negative", "unrelated"))
+    found = measure(run, resamples=50)
+    here = (run.cells["weight"] == 0.8).to_numpy()
+    gain, roles = found.cell_metrics["clip_i_gain"], run.cells["role"]
+    expected = gain[here & (roles == "unrelated")].mean() / gain[here & ~roles.isin(("unrelated", "negative"))].mean()
+    assert row(found, "generalisation", "leak", 0.8).value == pytest.approx(expected, abs=1e-5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_eval.scorecard.grid import CHALLENGE_ROLES, TRIGGERED_ROLES
+from lora_eval.scorecard.grid import CHALLENGE_ROLES, OPEN_ROLES, TRIGGERED_ROLES
 from lora_eval.scorecard.measures.context import Context, number
 from lora_eval.scorecard.metrics import consistency as consistency_metric
 from lora_eval.scorecard.metrics import fidelity as fidelity_metric
@@ -219,7 +219,9 @@ def _leak(context: Context) -> Any:
     context.columns["leak"] = np.where(
         np.isin(np.arange(len(context.data.cells)), grid.rows[:, unrelated]), context.columns["clip_i_gain"], np.nan
     )
-    ratio = context.draws(movement, unrelated).map(lambda a, b: a / b, context.shared["gain"])
+    # over all prompts with the trigger: few plain ones leave the movement too unsure to divide by
+    with_trigger = context.draws(movement, grid.prompts_of(OPEN_ROLES) or grid.core())
+    ratio = context.draws(movement, unrelated).map(lambda a, b: a / b, with_trigger)
     ratio = ratio.map(lambda v: np.where(shows, v, np.nan))
     context.add_draws(NAME, "leak", ratio, 0.0)
     context.shared["leak"] = ratio
