@@ -179,8 +179,11 @@ def _diagnose(
         return Diagnosis("diverged", int(first), f"the loss is not a number from step {int(first)} on", n=n)
     by_validation = m >= EVALUATIONS_NEEDED
     if n < STEPS_NEEDED and not by_validation:
-        needed = f"at least {STEPS_NEEDED} steps or {EVALUATIONS_NEEDED} validations are needed"
-        return Diagnosis("too short", None, f"{n} steps and {m} validations; {needed}", n=n)
+        text = (
+            f"{n} steps and {m} validations; at least {STEPS_NEEDED} steps or {EVALUATIONS_NEEDED} validations are "
+            "needed"
+        )
+        return Diagnosis("too short", None, text, n=n)
     train = blocks(step, np.log(np.maximum(loss, 1e-12))) if n >= STEPS_NEEDED else None
     if train is not None and not by_validation:
         return _read(train, "training", n, None, averaged, step, loss)
