@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from PIL import Image
@@ -15,6 +18,9 @@ from lora_eval.scorecard.checkpoints import PlannedLora
 from lora_eval.scorecard.plan import Cell, Plan
 from lora_eval.scorecard.ranges import format_number
 from lora_eval.scorecard.store import RunFolder
+
+# pictures that may wait to be written: some seconds of a disk that is slower than the model
+WAITING = 64
 
 
 @dataclass
@@ -62,25 +68,54 @@ def draw(host: Host, plan: Plan, folder: RunFolder, job: Job, batch_size: int | 
             _check_file(planned)
             layers[planned.name] = _check_lora(host, planned)
     current: PlannedLora | None = None
-    for batch, wanted in zip(batches, missing, strict=True):
-        job.check()
-        lora = batch[0].lora
-        if wanted:
-            _check_model(host, plan)
-            if lora is not None and lora != current:
-                _check_file(lora)
-            current = lora
-            job.say(_line(batch))
-            for cell, drawn in zip(batch, _generate(host, plan, batch), strict=True):
-                if cell in wanted:
-                    folder.save_image(cell, drawn)
-            result.drawn += len(wanted)
-            job.advance(len(wanted))
+    with _Writer(folder) as writer:
+        for batch, wanted in zip(batches, missing, strict=True):
+            job.check()
+            lora = batch[0].lora
+            if wanted:
+                _check_model(host, plan)
+                if lora is not None and lora != current:
+                    _check_file(lora)
+                current = lora
+                job.say(_line(batch))
+                for cell, drawn in zip(batch, _generate(host, plan, batch), strict=True):
+                    if cell in wanted:
+                        writer.save(cell, drawn)
+                result.drawn += len(wanted)
+                job.advance(len(wanted))
     for name in unchanged(plan, folder):
         # where nothing was drawn in this call the host was not asked yet
         lora = next(planned for planned in plan.loras if planned.name == name)
         result.without_effect[name] = layers.get(name) or _check_lora(host, lora)
     return result
+
+
+class _Writer:
+    """Writes pictures while the next are drawn: a PNG of 512 px takes longer than a tenth of a fast model's second.
+
+    Encoding and the disk leave Python to others. Leaving the block waits for all that was handed in, whatever ended
+    it, so what was drawn is there after an interrupt too.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._pool = ThreadPoolExecutor(1, "lora-eval-pictures")
+        self._waiting: deque[Future[None]] = deque()
+
+    def save(self, cell: Cell, drawn: Drawn) -> None:
+        """Hand in a picture. Raises RunError when an earlier one could not be written."""
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= WAITING):
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(self._folder.save_image, cell, drawn))
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True)
+        if error is None:
+            for written in self._waiting:
+                written.result()
 
 
 def unchanged(plan: Plan, folder: RunFolder) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from lora_eval.errors import HostError, Interrupted, LoraFileError
+from lora_eval.errors import HostError, Interrupted, LoraFileError, RunError
 from lora_eval.host.infotext import read_png
 from lora_eval.host.protocol import Job
 from lora_eval.scorecard.draw import draw
@@ -61,6 +63,49 @@ def test_a_second_run_draws_nothing(host, plan, tmp_path):
     result, job, _ = run(host, plan, tmp_path / "run")
     assert (result.drawn, result.kept, host.calls) == (0, 30, [])
     assert job.done == 30 and tree_hashes(tmp_path / "run") == before
+
+
+def test_pictures_handed_in_before_an_interrupt_are_there_after_it(host, plan, tmp_path, monkeypatch):
+    """The next picture is drawn while the last is written; an interrupt in between loses neither."""
+    drawn_on = threading.Event()
+    save = RunFolder.save_image
+
+    def slow(self, cell, drawn):
+        assert drawn_on.wait(5)
+        save(self, cell, drawn)
+
+    monkeypatch.setattr(RunFolder, "save_image", slow)
+
+    class Stopped(Job):
+        def check(self):
+            # asked before every batch: nothing of the first two, four and two pictures, is on the disk yet
+            if self.done == 6:
+                drawn_on.set()
+                raise Interrupted("stopped")
+
+    folder = RunFolder(tmp_path / "run")
+    folder.agree(plan)
+    with pytest.raises(Interrupted):
+        draw(host, plan, folder, Stopped("draw", len(plan)))
+    assert sum(folder.finished(cell) for cell in plan.cells()) == 6
+
+
+@pytest.mark.parametrize(("broken", "batches"), [(2, 2), (29, 10)])
+def test_a_picture_that_cannot_be_written_ends_the_drawing(host, plan, tmp_path, monkeypatch, broken, batches):
+    """Among the first or the very last: the error comes out, and nothing is drawn for long in vain."""
+    bad, save = plan.cells()[broken], RunFolder.save_image
+
+    def failing(self, cell, drawn):
+        if cell == bad:
+            raise RunError("no space left")
+        save(self, cell, drawn)
+
+    monkeypatch.setattr(RunFolder, "save_image", failing)
+    monkeypatch.setattr("lora_eval.scorecard.draw.WAITING", 1)
+    with pytest.raises(RunError, match="no space left"):
+        run(host, plan, tmp_path / "run")
+    # of ten batches; while the picture is written the next batch is drawn
+    assert len(host.calls) <= batches
 
 
 def test_a_missing_or_truncated_picture_is_drawn_again_in_the_batch_it_was_in(host, plan, tmp_path):
