@@ -8,6 +8,8 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,8 +87,12 @@ def run(webui: Any, other_lora: str) -> Iterator[list[str]]:
         shutil.copyfile(source, folder / f"{name}.safetensors")
     yield names
     shutil.rmtree(folder)
+    linked = webui.data / "models" / "Lora" / "lora-eval"
     for name in names:
-        (webui.data / "models" / "Lora" / "lora-eval" / f"{name}.safetensors").unlink(missing_ok=True)
+        (linked / f"{name}.safetensors").unlink(missing_ok=True)
+    with suppress(OSError):
+        # only while nothing else lies in it
+        linked.rmdir()
 
 
 @pytest.mark.parametrize("where", ["plot", "over_a_picture"])
@@ -108,13 +114,17 @@ def test_a_grid_of_checkpoints_and_weights(where: str, run: list[str], request: 
     assert np.array_equal(plot.single(prompts[4]), drawn[3])
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def tidy(webui: Any) -> Iterator[None]:
-    """What the page saves on its own goes away."""
-    outputs = webui.data / "outputs"
-    before = set(outputs.glob("txt2img-*/**/*"))
+    """What the plot and the page save on their own goes away."""
+
+    def saved() -> set[Path]:
+        outputs = webui.data / "outputs"
+        return {path for folder in outputs.glob("*2img-*") for path in (folder, *folder.rglob("*"))}
+
+    before = saved()
     yield
-    for path in sorted(set(outputs.glob("txt2img-*/**/*")) - before, reverse=True):
+    for path in sorted(saved() - before, reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
 
 
@@ -127,7 +137,7 @@ def test_an_axis_changes_its_own_tag_alone(plot: Plot, run: list[str], other_lor
     assert [text.splitlines()[0] for text in texts] == [f"a cat <lora:{other_lora}:{w}>" for w in ("0.2", "0.8")]
 
 
-def test_the_axes_in_the_page(webui: Any, page: Any, run: list[str], tidy: None) -> None:
+def test_the_axes_in_the_page(webui: Any, page: Any, run: list[str]) -> None:
     open_tab(page, "txt2img")
     box = page.locator("#txt2img_script_container")
     page.fill("#txt2img_prompt textarea", "a cat")
