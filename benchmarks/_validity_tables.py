@@ -84,6 +84,26 @@ def surely_more(differences: np.ndarray) -> bool:
     return float(differences.mean()) - margin > EQUAL
 
 
+def reader_agrees(results: Iterable[Result], splits: int = 20) -> float:
+    """How often the weight that the reader likes best on half of the pictures is within .1 of the best on the other.
+
+    What nobody can be asked to surpass: the best weight is known no better than that. NaN without advised checkpoints.
+    """
+    rng = np.random.default_rng(0)
+    found: list[bool] = []
+    for result in results:
+        mine = [t for t in result["truth"] if t["checkpoint"] and t["checkpoint"] == result["checkpoint"]]
+        if not mine:
+            continue
+        each, weights = np.array([t["each"] for t in mine]), np.array([t["weight"] for t in mine])
+        for _ in range(splits):
+            order = rng.permutation(each.shape[1])
+            one, other = (each[:, half].mean(axis=1) for half in np.array_split(order, 2))
+            best = weights[other >= other.max() - EQUAL]
+            found.append(bool(np.abs(best - weights[one.argmax()]).min() <= WEIGHT_OFF + 1e-9))
+    return float(np.mean(found)) if found else float("nan")
+
+
 def quality_lost(result: Result) -> float | None:
     """Quality by the reader that the advised checkpoint and weight lack to the best of the grid."""
     if result["weight"] is None:
@@ -265,6 +285,8 @@ def markdown(results: list[Result], command: str) -> str:
                 _advice_row(results, ""),
             ],
         ),
+        f"The reader itself, choosing a weight by half of the pictures, is within 0.1 of the best by the other half in "
+        f"{reader_agrees(results):.0%}.",
         "What the reader saw at the weight nearest 1 of the last checkpoint (means): was the fault planted?",
         _table(
             ("kind", "read as concept", "attributes as asked", "concept without trigger", "in no foreign style"),

@@ -158,6 +158,16 @@ def test_a_weight_that_the_pictures_do_not_tell_from_the_best_is_as_good() -> No
     assert tables.weight_off(one, told_apart=True) == 0.0
 
 
+def test_the_reader_agrees_with_itself_where_a_weight_is_clearly_best_and_not_where_chance_decides() -> None:
+    assert tables.reader_agrees([result()]) == 1.0
+    chance = result()
+    rng = np.random.default_rng(0)
+    for entry in chance["truth"]:
+        entry["each"] = rng.normal(size=32).tolist()
+    assert 0.02 < tables.reader_agrees([chance], splits=300) < 0.8
+    assert np.isnan(tables.reader_agrees([result(checkpoint=None, weight=None)]))
+
+
 def test_tables_name_fault_dimension_and_counts() -> None:
     text = tables.markdown([result(), result("noisy", alignment=("poor", 0.2))], "the command")
     assert "| noisy | alignment | 1 | 1.00 | 1 of 1 | 0 of 1 | 0 |" in text

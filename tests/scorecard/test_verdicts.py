@@ -63,7 +63,9 @@ def test_the_smallest_of_parts_is_good_until_its_interval_is_surely_below_the_li
     for high, expected in ((limit + 0.01, "good"), (limit - 0.01, "weak")):
         rows = [replace(m, value=limit - 0.2, score=limit - 0.2, ci_low=0.0, ci_high=high) if m is row else m
                 for m in good.summary]  # fmt: skip
-        assert verdict_of(replace(good, summary=rows), name, 0.8)[0] == expected
+        verdict, reason = verdict_of(replace(good, summary=rows), name, 0.8)
+        assert verdict == expected
+        assert ("too unsure to be called weak" in reason) == (expected == "good")
 
 
 def test_a_mean_below_the_limit_is_weak_however_wide_its_interval(good: Measurement) -> None:
