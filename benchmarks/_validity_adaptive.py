@@ -26,7 +26,8 @@ def adaptive_answer(run: Path) -> dict[str, Any]:
 
     Returns:
         ``full`` and ``part``: [checkpoint, weight] or None; ``pictures`` drawn ``of``; ``same`` when the weights are
-        within .1 of one checkpoint; ``tied`` when the full grid declares the part's advice a tie with its own.
+        within .1 of one checkpoint; ``tied`` when the full grid declares the part's advice a tie with its own;
+        ``less_a_seed`` the same two for the full grid without its last seed.
     """
     plan, data = load_run(run)
     whole = _standing(data)
@@ -35,15 +36,23 @@ def adaptive_answer(run: Path) -> dict[str, Any]:
     except ConfigError as error:
         return {"error": str(error)}
     part = _advice(_standing(part_of(data, drawn)))
+    same, tied = _agrees(whole, part)
+    seeds = data.cells["seed"]
+    less = _agrees(whole, _advice(_standing(subset(data, (seeds != seeds.max()).to_numpy()))))
+    return {
+        "full": _advice(whole), "part": part, "pictures": len(drawn), "of": len(plan), "same": same, "tied": tied,
+        "less_a_seed": {"same": less[0], "tied": less[1]},
+    }  # fmt: skip
+
+
+def _agrees(whole: Standing, part: tuple[str, float] | None) -> tuple[bool, bool]:
+    """Whether an advice is the full grid's, and whether it is that or a tie with it."""
     full = _advice(whole)
     same = full == part or (
         full is not None and part is not None and full[0] == part[0] and abs(full[1] - part[1]) <= 0.1 + 1e-9
     )
     ties = [whole.grid.conditions[i] for i in whole.tied] if whole.chosen is not None else []
-    return {
-        "full": full, "part": part, "pictures": len(drawn), "of": len(plan), "same": bool(same),
-        "tied": bool(same) or part in [(c.checkpoint, c.weight) for c in ties],
-    }  # fmt: skip
+    return bool(same), bool(same) or part in [(c.checkpoint, c.weight) for c in ties]
 
 
 def part_of(data: RunData, plan: Plan) -> RunData:

@@ -307,9 +307,11 @@ def markdown(results: list[Result], command: str) -> str:
     tried = [a for r in results if "same" in (a := r.get("adaptive", {}))]
     if tried:
         same, tied = (sum(a[k] for a in tried) for k in ("same", "tied"))
+        less = {k: sum(a["less_a_seed"][k] for a in tried) for k in ("same", "tied")}
         parts.append(
             f"A third of the pictures, chosen by the adaptive sweep, gives the full grid's advice in {same} of "
-            f"{len(tried)}, or one that the full grid declares a tie with its own in {tied} of {len(tried)}."
+            f"{len(tried)}, or one that the full grid declares a tie with its own in {tied} of {len(tried)}. The full "
+            f"grid without its last seed gives it in {less['same']} and a tie in {less['tied']}."
         )
     covered = [c for r in results for c in r["coverage"]]
     if covered:
