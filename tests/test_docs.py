@@ -311,7 +311,7 @@ def test_the_limits_are_those_of_the_program() -> None:
 
 
 def test_the_gates_are_those_of_the_program() -> None:
-    source = (ROOT / "lora_eval" / "scorecard" / "decide.py").read_text(encoding="utf-8")
+    source = (ROOT / "lora_eval" / "scorecard" / "gates.py").read_text(encoding="utf-8")
     shut = re.search(r"shut = \{(.*?)\n        \}", source, re.DOTALL)
     assert shut
     gates = re.findall(r'^            "([a-z ]+)":', shut[1], re.MULTILINE)

@@ -2,18 +2,7 @@
 
 The rule, in full:
 
-1. **Gates.** Out are:
-
-   - *no effect*: every weight of a checkpoint whose largest weight changes pictures by less than a tenth of
-     the distance between two seeds, or by less than a third without moving them surely towards the references;
-   - *blank pictures*: a weight at which half of the pictures are of one shade, which NaN is drawn as;
-   - *copies*: the share of copies is surely above 5 % and above weight 0's;
-   - *collapse*: surely less than a quarter of the variety between seeds is left;
-   - *distortion*: the weight is at or above the onset of distortion;
-   - *prompt ignored*: surely less than .75 of the base model's margin between prompts is kept;
-   - *no likeness*: the pictures surely do not come a twentieth of the way to the references.
-
-   "Surely" is the 95 % interval; where there is none, the value.
+1. **Gates** (:mod:`lora_eval.scorecard.gates`) put aside what must not be used.
 2. **Rank.** What is left is ranked by the likeness gained over weight 0 (CLIP-I on all prompts with the trigger,
    paired by prompt and seed). Without references it is the movement of the picture, and the verdict says so.
    Not by the lower end of its interval: prompts differ far more from each other than weights do, so that the
@@ -37,19 +26,13 @@ from typing import Any
 import numpy as np
 
 from lora_eval.scorecard.advice import advise
-from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measure, Measurement, RunData, Scorecard
+from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measurement, RunData, Scorecard
+from lora_eval.scorecard.gates import gate_notes, shut_gates
 from lora_eval.scorecard.grid import TRIGGERED_ROLES, Condition, Grid, grid_of
-from lora_eval.scorecard.measures.consistency import NO_EFFECT
 from lora_eval.scorecard.measures.context import number
 from lora_eval.scorecard.statistics import Draws, holm, resample, sign_flip_test
 from lora_eval.scorecard.verdicts import Rows, describe, find, index_rows
 
-HARDLY_ANY_EFFECT = 0.33
-COPY_RATE = 0.05
-COLLAPSED = 0.25
-ALIGNMENT_KEPT = 0.75
-NO_LIKENESS = 0.05
-BLANK_SHARE = 0.5
 TIE_GAIN = 0.9
 # as good as the best
 EQUAL_GAIN = 0.98
@@ -97,7 +80,7 @@ def standing(data: RunData, measurement: Measurement) -> Standing:
     grid = grid_of(data)
     rows = index_rows(measurement)
     objective = _objective(grid, measurement)
-    shut = _gates(grid, rows)
+    shut = shut_gates(grid, rows)
     gain = np.where(np.isfinite(objective.draws.estimate), objective.draws.estimate, -np.inf)
     candidates = [i for i, c in enumerate(grid.conditions) if c.weight > 0 and np.isfinite(gain[i])]
     usable = [i for i in candidates if not shut[i]]
@@ -141,7 +124,7 @@ def decide(data: RunData, measurement: Measurement) -> Scorecard:
         ],
         dimensions=dimensions,
         advice=advise(dimensions, sorted(names), len(grid.checkpoints)),
-        gates=_gate_notes(grid, shut),
+        gates=gate_notes(grid, shut),
         leaderboard=_leaderboard(now),
     )
 
@@ -197,53 +180,6 @@ def _margin_kept(grid: Grid, rows: Rows, index: int) -> float:
 def _order(grid: Grid, index: int) -> tuple[float, str, float]:
     c = grid.conditions[index]
     return (math.inf if c.step is None else c.step, c.checkpoint, c.weight)
-
-
-def _gates(grid: Grid, rows: Rows) -> list[list[str]]:
-    """Per condition the names of the gates that shut."""
-    silent = {name for name in grid.checkpoints if _silent(grid, rows, name)}
-    result = []
-    for c in grid.conditions:
-        onset = find(rows, c, "strength", "onset")
-        blank = find(rows, c, "strength", "blank_share")
-        copies = find(rows, c, "generalisation", "copies")
-        shut = {
-            "no effect": c.checkpoint in silent,
-            "blank pictures": blank is not None
-            and (blank.value or 0.0) >= max(BLANK_SHARE, (blank.baseline or 0.0) + 0.01),
-            "copies": copies is not None and (copies.ci_low or 0.0) > max(COPY_RATE, copies.baseline or 0.0),
-            "collapse": _surely_below(find(rows, c, "generalisation", "diversity_kept"), COLLAPSED),
-            "distortion": onset is not None and onset.value is not None and c.weight >= onset.value,
-            "prompt ignored": _surely_below(find(rows, c, "alignment", "score"), ALIGNMENT_KEPT),
-            "no likeness": _surely_below(find(rows, c, "fidelity", "score"), NO_LIKENESS),
-        }
-        result.append([name for name, is_shut in shut.items() if is_shut])
-    return result
-
-
-def _surely_below(row: Measure | None, limit: float) -> bool:
-    """Whether even the upper end of the interval lies below the limit; False when not measured."""
-    if row is None or row.value is None:
-        return False
-    return (row.value if row.ci_high is None else row.ci_high) < limit
-
-
-def _silent(grid: Grid, rows: Rows, checkpoint: str) -> bool:
-    mine = [i for i in grid.of(checkpoint) if grid.conditions[i].weight > 0]
-    if not mine:
-        return False
-    top = grid.conditions[mine[-1]]
-    effect = find(rows, top, "consistency", "carlos_strength")
-    if effect is None or effect.value is None:
-        return False
-    upper = effect.value if effect.ci_high is None else effect.ci_high
-    yardstick = effect.baseline if effect.baseline is not None else 0.0
-    # without a second seed there is no yardstick: only pictures that did not change at all are silent
-    if upper < max(1e-4, NO_EFFECT * yardstick):
-        return True
-    gain = find(rows, top, "fidelity", "clip_i_gain")
-    unmoved = gain is not None and gain.ci_low is not None and gain.ci_low <= 0.0
-    return upper < HARDLY_ANY_EFFECT * yardstick and unmoved
 
 
 def _ties(objective: _Objective, first: int, usable: list[int]) -> list[int]:
@@ -309,18 +245,6 @@ def _leaderboard(now: Standing) -> list[dict[str, Any]]:
 
 def _worth(entry: dict[str, Any]) -> float:
     return -math.inf if entry["value"] is None else float(entry["value"])
-
-
-def _gate_notes(grid: Grid, shut: list[list[str]]) -> list[str]:
-    """Which gates shut where, one line each, for example ``distortion: zorp-300 from weight 1.2``."""
-    lines: dict[tuple[str, str], list[float]] = {}
-    for c, found in zip(grid.conditions, shut, strict=True):
-        for gate in found:
-            lines.setdefault((gate, c.checkpoint), []).append(c.weight)
-    return [
-        f"{gate}: {checkpoint} at weight {', '.join(f'{w:g}' for w in weights)}"
-        for (gate, checkpoint), weights in lines.items()
-    ]
 
 
 def _sentence(
