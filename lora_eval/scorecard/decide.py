@@ -27,11 +27,12 @@ import numpy as np
 
 from lora_eval.scorecard.advice import advise
 from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measurement, RunData, Scorecard
+from lora_eval.scorecard.findings import Rows, find, index_rows
 from lora_eval.scorecard.gates import gate_notes, shut_gates
 from lora_eval.scorecard.grid import TRIGGERED_ROLES, Condition, Grid, grid_of
 from lora_eval.scorecard.measures.context import number
 from lora_eval.scorecard.statistics import Draws, holm, resample, sign_flip_test
-from lora_eval.scorecard.verdicts import Rows, describe, find, index_rows
+from lora_eval.scorecard.verdicts import describe
 
 TIE_GAIN = 0.9
 # as good as the best

@@ -15,9 +15,9 @@
 from __future__ import annotations
 
 from lora_eval.scorecard.data import Measure
+from lora_eval.scorecard.findings import Rows, find
 from lora_eval.scorecard.grid import Grid
 from lora_eval.scorecard.measures.consistency import NO_EFFECT
-from lora_eval.scorecard.verdicts import Rows, find
 
 HARDLY_ANY_EFFECT = 0.33
 COPY_RATE = 0.05

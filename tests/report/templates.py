@@ -9,13 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2] / "lora_eval"
 # whose strings reach a reader of the tab or the report
 SENTENCES = (
-    *(
-        "scorecard/verdicts.py",
-        "scorecard/decide.py",
-        "scorecard/gates.py",
-        "scorecard/advice.py",
-        "scorecard/adaptive.py",
-    ),
+    *("scorecard/verdicts.py", "scorecard/findings.py", "scorecard/decide.py", "scorecard/gates.py"),
+    *("scorecard/advice.py", "scorecard/adaptive.py"),
     *("scorecard/references.py", "scorecard/extras.py", "scorecard/collect.py", "scorecard/run.py"),
     *("scorecard/draw.py", "scorecard/features.py"),
     *("scorecard/table.py", "scorecard/compare.py", "scorecard/compare_verdict.py"),

@@ -11,10 +11,11 @@ from lora_eval.scorecard import decide as deciding
 from lora_eval.scorecard.advice import varies_more
 from lora_eval.scorecard.data import Measure, Measurement, RunData, Scorecard
 from lora_eval.scorecard.decide import decide, standing
+from lora_eval.scorecard.findings import index_rows
 from lora_eval.scorecard.grid import Condition, grid_of
 from lora_eval.scorecard.measure import measure
 from lora_eval.scorecard.statistics import resample, wilson
-from lora_eval.scorecard.verdicts import LIMITS, describe, index_rows
+from lora_eval.scorecard.verdicts import LIMITS, describe
 from tests.scorecard.synthetic_run import make_run
 
 RESAMPLES = 200
