@@ -47,8 +47,9 @@ def read_loras(paths: Sequence[Path | str]) -> tuple[tuple[PlannedLora, ...], di
     for path in dict.fromkeys(Path(path).resolve() for path in paths):
         metadata = _metadata(path)
         step = _step(path.stem, metadata)
-        series = re.sub(r"[-_](?:step)?\d+$", "", path.stem)
-        found.append((PlannedLora(series, path.stem, str(path), file_sha256(path), step), metadata))
+        found.append(
+            (PlannedLora(_series(path.stem, metadata), path.stem, str(path), file_sha256(path), step), metadata)
+        )
     by_name: dict[str, PlannedLora] = {}
     for lora, _ in found:
         earlier = by_name.setdefault(lora.name, lora)
@@ -76,6 +77,15 @@ def _metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise LoraFileError(f"{path} is not a safetensors file ({error}); only safetensors is loaded") from None
+
+
+def _series(stem: str, metadata: dict[str, str]) -> str:
+    """The name that the training gave, where the file still bears it; else the stem without its step."""
+    given = metadata.get("ss_output_name", "")
+    # a name may itself end in a number (a date): only the file can tell
+    if given and re.fullmatch(re.escape(given) + r"([-_](?:step)?\d+)?", stem):
+        return given
+    return re.sub(r"[-_](?:step)?\d+$", "", stem)
 
 
 def _step(stem: str, metadata: dict[str, str]) -> int | None:

@@ -165,6 +165,19 @@ def test_steps_come_from_metadata_or_from_a_step_in_the_name_not_from_an_epoch(t
     ]
 
 
+def test_a_name_that_ends_in_a_date_is_no_step(tmp_path):
+    """The file knows the name that training gave; by the stem alone a date and a step look alike."""
+    given = {"ss_output_name": "style-20260131"}
+    files = [
+        make_lora(tmp_path / f"style-20260131{end}.safetensors", n, metadata=given)
+        for n, end in enumerate(("", "-000100", "-step200"), 1)
+    ]
+    loras, _ = read_loras(files)
+    assert {lora.series for lora in loras} == {"style-20260131"}
+    renamed = make_lora(tmp_path / "mine-000100.safetensors", 9, metadata=given)
+    assert read_loras([renamed])[0][0].series == "mine"
+
+
 def test_two_files_of_one_name_are_refused_and_the_same_file_twice_counts_once(tmp_path):
     one, two = make_lora(tmp_path / "x/a.safetensors"), make_lora(tmp_path / "y/a.safetensors", 0.5)
     with pytest.raises(LoraFileError, match="share the name a"):
