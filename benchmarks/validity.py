@@ -32,7 +32,7 @@ from benchmarks._planted import (
 from benchmarks._validity_adaptive import adaptive_answer
 from benchmarks._validity_coverage import covered, draw_pool
 from benchmarks._validity_tables import write_tables
-from benchmarks._validity_truth import read_fresh, read_truth
+from benchmarks._validity_truth import read_fresh, read_plateau, read_truth
 from lora_eval.errors import LoraEvalError, RunError
 from lora_eval.files import make_folder, read_json, write_json
 from lora_eval.host.standalone import StandaloneHost
@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--steps", type=int, help="steps of a good LoRA; default: the recipe's")
     found.add_argument("--pool-prompts", type=int, default=48, help="fresh prompts for the truth of intervals; 0: none")
     found.add_argument("--pool-seeds", type=int, default=12)
+    found.add_argument(
+        "--plateau-prompts", type=int, default=0, help="for the truth of weights: hundreds of pictures each; 0: none"
+    )
     found.add_argument("--fresh-prompts", type=int, default=32, help="for the truth of checkpoints; 0: none")
     found.add_argument(
         "--measure-again", action="store_true", help="measure the pictures of what is finished again, drawing nothing"
@@ -116,6 +119,7 @@ def main(argv: list[str]) -> int:
                 ("pool-prompts", options.pool_prompts),
                 ("pool-seeds", options.pool_seeds),
                 ("fresh-prompts", options.fresh_prompts),
+                *([("plateau-prompts", options.plateau_prompts)] if options.plateau_prompts else []),
             )
         )
         print(write_tables(out, results, command))
@@ -181,6 +185,11 @@ def _draw_truth(
     if options.fresh_prompts and "fresh" not in result:
         result["fresh"] = read_fresh(
             host, reader, loras, result["truth"], case.concept, case.seed, options.fresh_prompts, options.seeds
+        )
+        drawn = True
+    if options.plateau_prompts and "plateau" not in result and result["checkpoint"]:
+        result["plateau"] = read_plateau(
+            host, reader, loras, result, case.concept, case.seed, options.plateau_prompts, options.seeds
         )
         drawn = True
     if case.kind == "good" and options.pool_prompts and not (folder / "pool" / "summary.csv").exists():

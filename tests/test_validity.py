@@ -168,6 +168,20 @@ def test_the_reader_agrees_with_itself_where_a_weight_is_clearly_best_and_not_wh
     assert np.isnan(tables.reader_agrees([result(checkpoint=None, weight=None)]))
 
 
+def test_weight_and_checkpoint_are_judged_by_many_pictures_where_there_are_some() -> None:
+    one = result(weight=0.4)
+    assert tables.on_plateau(one) is None
+    one["plateau"] = [
+        {"checkpoint": name, "weight": weight, "named": [1] * hits + [0] * (100 - hits), "right": [1.0] * 100}
+        for name, weight, hits in (("a", 1.2, 90), ("b", 0.4, 80), ("b", 0.8, 85), ("b", 1.2, 84))
+    ]
+    assert tables.on_plateau(one) == pytest.approx((0.4, 0.05, 0.05))
+    assert tables.on_plateau({**one, "weight": 1.2}) == pytest.approx((0.0, 0.01, 0.05))
+    # drawn for another advice
+    assert tables.on_plateau({**one, "weight": 0.6}) is None
+    assert "100 fresh pictures for each weight in question (1 LoRAs)" in tables.markdown([one], "the command")
+
+
 def test_tables_name_fault_dimension_and_counts() -> None:
     text = tables.markdown([result(), result("noisy", alignment=("poor", 0.2))], "the command")
     assert "| noisy | alignment | 1 | 1.00 | 1 of 1 | 0 of 1 | 0 |" in text
