@@ -95,7 +95,7 @@ def describe(
     if shown != where:
         reason = f"at weight {shown.weight:g}, where the concept shows: {reason}"
     if verdict == "good" and score < good - 1e-9 and not worse:
-        reason += "; too unsure to be called weak, draw more pictures"
+        reason += "; too unsure to count by itself, draw more pictures"
     if worse and verdict == "good":
         verdict = "weak"
     if name == "fidelity" and free is not None and free != where and verdict != "good" and not worse:

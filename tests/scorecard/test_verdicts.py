@@ -66,7 +66,7 @@ def test_the_smallest_of_parts_is_good_until_its_interval_is_surely_below_the_li
                 for m in good.summary]  # fmt: skip
         verdict, reason = verdict_of(replace(good, summary=rows), name, 0.8)
         assert verdict == expected
-        assert ("too unsure to be called weak" in reason) == (expected == "good")
+        assert ("too unsure to count by itself" in reason) == (expected == "good")
 
 
 def test_a_mean_below_the_limit_is_weak_however_wide_its_interval(good: Measurement) -> None:

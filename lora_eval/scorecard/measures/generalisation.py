@@ -82,7 +82,8 @@ def _score(context: Context, parts: dict[str, Any]) -> None:
         name = min(sure, key=lambda key: (min(1.0, sure[key]), key))
         value, _, high, n = rows[name]
         low = min((r[1] for r in rows.values() if np.isfinite(r[1])), default=np.nan)
-        value, low, high = (min(1.0, x) for x in (value, low, high))
+        # a ratio to next to nothing runs away; lost twice over is lost
+        value, low, high = (float(x) for x in np.clip((value, low, high), -1.0, 1.0))
         context.add(condition, NAME, "score", value, (low, high), n, 0.0, 1.0, value)
         weakest[condition.key] = {
             "part": name,
