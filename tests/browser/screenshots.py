@@ -125,7 +125,9 @@ def take_report(report: Path, folder: Path, prefix: str = "") -> list[Path]:
             if (size, theme) == ("wide", "light") and cell.count():
                 page.evaluate("cell => cell.closest('section').scrollIntoView()", cell.first.element_handle())
                 camera.shoot(page, "report-map")
-                cell.nth(cell.count() // 2).click()
+                # one of the recommended cell, where there is one, has its picture at weight 0 beside it
+                picked = page.locator(".pick > button.thumb[data-cell]").locator("visible=true")
+                (picked if picked.count() else cell).last.click()
                 page.wait_for_selector("dialog[open]")
                 camera.shoot(page, "report-picture")
             page.close()
