@@ -46,6 +46,9 @@ ERRORS_TOGETHER = {
          "{0} holds another run: {1} (and {2} more); choose another folder or ask for the same"],
     "no layer for LoRA preset {0}{1} in {2}: looked for {3}; is this the UNet of SD1, SD2 or SDXL?":
         ["no layer for LoRA preset {0} in {1}: looked for {2}; is this the UNet of SD1, SD2 or SDXL?"],
+    "{0}: a LoRA for {1} ({2}), the model is {3}; use a model of its own family":
+        ["{0}: a LoRA for {1} (its context width is {2}), the model is {3}; use a model of its own family",
+         "{0}: a LoRA for {1} (its metadata says so), the model is {2}; use a model of its own family"],
     "the {0} is {1} at step {2}": ["the loss is {0} at step {1}", "the gradient is {0} at step {1}"],
 }  # fmt: skip
 
@@ -133,6 +136,10 @@ def test_translated_errors_have_the_same_holes_and_stand_in_one_catalogue(name: 
          "请降低 learning_rate(从十分之一开始较好)或增加 warmup_steps"),
         ("cannot compare: the model is a in /x/one and b in /x/two; score one of them again with the other's model",
          "无法比较:模型在 /x/one 中是 a,在 /x/two 中是 b;请用另一次的 model 重新评分其中一次"),
+        ("/loras/fox.safetensors: a LoRA for sdxl (its metadata says so), the model is sd1; use a model of its own "
+         "family", "/loras/fox.safetensors:这是 sdxl 的 LoRA(依据其元数据),而模型是 sd1;请使用同系列的模型"),
+        ("/loras/fox.safetensors: a LoRA for sd2 (its context width is 1024), the model is sd1; use a model of its own "
+         "family", "/loras/fox.safetensors:这是 sd2 的 LoRA(其上下文宽度为 1024),而模型是 sd1;请使用同系列的模型"),
         ("metadata.csv row 3: 'cat.png' is not in /data; correct the name or delete the row (and 2 more, see `check`)",
          "metadata.csv 第 3 行:'cat.png' 不在 /data 中;请更正名称或删除该行(还有 2 处,见 `check`)"),
     ],
