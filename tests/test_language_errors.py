@@ -45,7 +45,16 @@ ERRORS_TOGETHER = {
         ["{0} holds another run: {1}; choose another folder or ask for the same",
          "{0} holds another run: {1} (and {2} more); choose another folder or ask for the same"],
     "no layer for LoRA preset {0}{1} in {2}: looked for {3}; is this the UNet of SD1, SD2 or SDXL?":
-        ["no layer for LoRA preset {0} in {1}: looked for {2}; is this the UNet of SD1, SD2 or SDXL?"],
+        ["no layer for LoRA preset {0} in {1}: looked for {2}; is this the UNet of SD1, SD2 or SDXL?",
+         "no layer for LoRA preset {0} in blocks {1} in {2}: looked for {3}; is this the UNet of SD1, SD2 or SDXL?"],
+    "no chosen LoRA is checkpoint {0}; there are {1}":
+        ["no chosen LoRA is checkpoint {0}; there are {1}",
+         "no chosen LoRA is checkpoint {0}; there are none with a number"],
+    "{0} takes {1} latent channels ({2}); choose an ordinary checkpoint":
+        ["{0} takes {1} latent channels (inpainting, depth or edit model); choose an ordinary checkpoint"],
+    "{0}: {1}: no LoRA keys among {2} (first: {3}); expected keys such as lora_unet_...lora_down.weight":
+        [f"{{0}}: {what}: no LoRA keys among {{1}} (first: {{2}}); expected keys such as lora_unet_...lora_down.weight"
+         for what in ("a full checkpoint, not a LoRA", "not a LoRA")],
     "{0}: a LoRA for {1} ({2}), the model is {3}; use a model of its own family":
         ["{0}: a LoRA for {1} (its context width is {2}), the model is {3}; use a model of its own family",
          "{0}: a LoRA for {1} (its metadata says so), the model is {2}; use a model of its own family"],
@@ -140,6 +149,11 @@ def test_translated_errors_have_the_same_holes_and_stand_in_one_catalogue(name: 
          "family", "/loras/fox.safetensors:这是 sdxl 的 LoRA(依据其元数据),而模型是 sd1;请使用同系列的模型"),
         ("/loras/fox.safetensors: a LoRA for sd2 (its context width is 1024), the model is sd1; use a model of its own "
          "family", "/loras/fox.safetensors:这是 sd2 的 LoRA(其上下文宽度为 1024),而模型是 sd1;请使用同系列的模型"),
+        ("/d/x.safetensors: a full checkpoint, not a LoRA: no LoRA keys among 300 (first: 'a.b'); expected keys such "
+         "as lora_unet_...lora_down.weight",
+         "/d/x.safetensors:是完整模型,不是 LoRA:300 个键中没有 LoRA 键(第一个:'a.b');"
+         "应有 lora_unet_...lora_down.weight 之类的键"),
+        ("no chosen LoRA is checkpoint 7; there are none with a number", "所选的 LoRA 中没有检查点 7;它们都没有编号"),
         ("metadata.csv row 3: 'cat.png' is not in /data; correct the name or delete the row (and 2 more, see `check`)",
          "metadata.csv 第 3 行:'cat.png' 不在 /data 中;请更正名称或删除该行(还有 2 处,见 `check`)"),
     ],
