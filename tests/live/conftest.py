@@ -2,10 +2,13 @@
 
 The WebUI needs ``--api``, this extension, a small checkpoint, and to run on this machine (the tests put pictures into
 its data folder). Tests that look inside the process also want ``tests/live/probe`` copied into its ``extensions``.
+What a session makes in the data folder goes away at its end. Forge with ``--data-dir`` serves its own style sheet only
+with ``--gradio-allowed-path FORGE``; without it what must be clicked may lie under something else.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def webui(pytestconfig: pytest.Config) -> Webui:
+def webui(pytestconfig: pytest.Config) -> Iterator[Webui]:
     url = pytestconfig.getoption("--webui-url")
     if not url:
         pytest.skip("needs a running WebUI: --webui-url http://127.0.0.1:7860")
@@ -40,6 +43,7 @@ def webui(pytestconfig: pytest.Config) -> Webui:
         pytest.skip("the WebUI does not tell its data folder: --webui-data DIR")
     if not site.data.is_dir():
         pytest.skip(f"the WebUI's folder {site.data} is not on this machine")
+    before = ours(site.data)
     pictures = site.data / "lora-eval-live"
     make_pictures(pictures)
     encoder = site.data / "models" / "lora-eval-live-clip"
@@ -48,7 +52,15 @@ def webui(pytestconfig: pytest.Config) -> Webui:
         (encoder / file.name).write_bytes(file.read_bytes())
     # the first picture loads the model
     site.txt2img("a cat")
-    return site
+    yield site
+    for folder in ours(site.data) - before:
+        shutil.rmtree(folder)
+
+
+def ours(data: Path) -> set[Path]:
+    """Folders that these tests have made in a WebUI's data folder: pictures, the encoder, runs."""
+    made = (*data.glob("lora-eval-live*"), *data.glob("models/lora-eval-live*"), *data.glob("outputs/lora-eval/live*"))
+    return {path for path in made if path.is_dir()}
 
 
 @pytest.fixture
