@@ -148,8 +148,8 @@ def _choose(grid: Grid, rows: Rows, gain: np.ndarray, usable: list[int], first: 
     leading = grid.conditions[first].checkpoint
 
     def sound(name: str) -> bool:
-        state = rows.get((name, None, "curve", "state"))
-        return state is not None and state.value is not None and state.value >= SOUND_CURVE
+        state = find(rows, grid.conditions[best[name]], "curve", "state")
+        return state is not None and (state.value or 0.0) >= SOUND_CURVE
 
     order = {name: _order(grid, i)[:2] for name, i in best.items()}
     enough = _margin_kept(grid, rows, first) - EQUAL_MARGIN

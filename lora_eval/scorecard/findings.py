@@ -18,6 +18,7 @@ LIMITS = {
     "strength": (0.50, 0.25),
     "alignment": (0.80, 0.60),
 }
+# below this many references their likeness to each other, the upper anchor, is not well known
 FEW_REFERENCES = 5
 # pictures that merely ignore their prompts lie near the middle of the training pictures, and as near to held-out ones
 GAP = 0.1

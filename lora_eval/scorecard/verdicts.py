@@ -50,8 +50,6 @@ NEEDED = {
     "alignment": "draw at least two different prompts, weight 0 too",
 }
 
-# below this many references their likeness to each other, the upper anchor, is not well known
-
 
 def describe(
     name: str,

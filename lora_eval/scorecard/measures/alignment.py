@@ -215,11 +215,9 @@ def _elements(context: Context, own: np.ndarray) -> dict[str, list[dict[str, Any
     context.add_draws(NAME, "foils_beaten", here, base.estimate, bounds=(0.0, 1.0), of_shares=True)
     context.add_draws(NAME, "foils_beaten_delta", change, 0.0, bounds=(-1.0, 1.0), of_shares=True)
     context.shared["elements_delta"] = change
-    asked = np.where(tried > 0, tried, np.nan)
-    with_elements = [p for p in range(len(grid.prompts)) if np.isfinite(grid.cube(asked)[:, p]).any()]
-    rate = context.draws(grid.cube(won * asked / asked), with_elements).map(
-        lambda a, b: a / b, context.draws(grid.cube(asked), with_elements)
-    )
+    hits_each, tries = (grid.cube(np.where(tried > 0, values, np.nan)) for values in (won, tried))
+    with_elements = [p for p in range(len(grid.prompts)) if np.isfinite(tries[:, p]).any()]
+    rate = context.draws(hits_each, with_elements).map(lambda a, b: a / b, context.draws(tries, with_elements))
     zero = np.array([sum(e["weight_0_won"] for e in found) / max(1, sum(e["weight_0_of"] for e in found))
                      for found in (per_condition[c.key] for c in grid.conditions)])  # fmt: skip
     context.add_shares(NAME, "element_win_rate", rate, zero)
