@@ -116,68 +116,44 @@ def _rank(entry: dict[str, Any]) -> tuple[float, float]:
     return entry["accuracy"], entry["quality"]
 
 
-def read_fresh(
-    host: StandaloneHost,
-    reader: Reader,
-    loras: Sequence[Path],
-    truth: Sequence[dict[str, Any]],
-    concept: str,
-    seed: int,
-    prompts: int,
-    seeds: int,
-) -> list[dict[str, Any]]:
-    """Checkpoints at their best weights on prompts and seeds that the scorecard has not seen.
+Uses = list[tuple[Path, float]]
 
-    The same pictures decide which weight of a grid is best and how good it is, so the best of several is
-    flattered, and 32 of them tell no 2 % apart. These are drawn for nothing but the comparison of checkpoints.
 
-    Returns:
-        Entries ``checkpoint, weight, named, right``: 0 or 1 for each picture read as the concept and its share of
-        attributes as asked, in the same order for all checkpoints.
-    """
+def at_best(loras: Sequence[Path], truth: Sequence[dict[str, Any]]) -> Uses:
+    """Each checkpoint at its best weight."""
     weights = best_weights(truth)
-    return _read_drawn(host, reader, [(lora, weights[lora.stem]) for lora in loras], concept, seed, prompts, seeds)
+    return [(lora, weights[lora.stem]) for lora in loras]
 
 
-def read_plateau(
-    host: StandaloneHost,
-    reader: Reader,
-    loras: Sequence[Path],
-    result: dict[str, Any],
-    concept: str,
-    seed: int,
-    prompts: int,
-    seeds: int,
-) -> list[dict[str, Any]]:
-    """Weights of the advised checkpoint that may be its best, and the other checkpoints at theirs, on many pictures.
+def in_question(loras: Sequence[Path], result: dict[str, Any]) -> Uses:
+    """The weights of the advised checkpoint that may be its best, and the other checkpoints at theirs.
 
     To know the quality of two weights to 2 points takes hundreds of pictures, where a grid has tens. Weights that the
-    grid puts further than ``PLATEAU`` below the best are not drawn again: that is far beyond its error.
-
-    Returns:
-        Entries as :func:`read_fresh`; of the advised checkpoint one for each weight.
+    grid puts further than ``PLATEAU`` below the best are left out: that is far beyond its error.
     """
     best = best_weights(result["truth"])
     mine = [t for t in result["truth"] if t["checkpoint"] == result["checkpoint"]]
     top = max(t["quality"] for t in mine)
     near = {t["weight"] for t in mine if t["quality"] >= top - PLATEAU} | {result["weight"], best[result["checkpoint"]]}
-    uses = [
+    return [
         (lora, weight)
         for lora in loras
         for weight in (sorted(near) if lora.stem == result["checkpoint"] else [best[lora.stem]])
     ]
-    return _read_drawn(host, reader, uses, concept, seed, prompts, seeds)
 
 
-def _read_drawn(
-    host: StandaloneHost,
-    reader: Reader,
-    uses: Sequence[tuple[Path, float]],
-    concept: str,
-    seed: int,
-    prompts: int,
-    seeds: int,
+def read_fresh(
+    host: StandaloneHost, reader: Reader, uses: Uses, concept: str, seed: int, prompts: int, seeds: int
 ) -> list[dict[str, Any]]:
+    """Checkpoints at weights on prompts and seeds that the scorecard has not seen.
+
+    The same pictures decide which weight of a grid is best and how good it is, so the best of several is
+    flattered, and 32 of them tell no 2 % apart. These are drawn for nothing but the comparison.
+
+    Returns:
+        Entries ``checkpoint, weight, named, right``: 0 or 1 for each picture read as the concept and its share of
+        attributes as asked, in the same order for all.
+    """
     asked = [row for row in fresh_prompts(seed, prompts) if row["role"] != "unrelated"]
     requests = [
         ImageRequest(row["text"].replace("[trigger]", concept), FRESH_FIRST_SEED + m)

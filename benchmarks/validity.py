@@ -32,7 +32,7 @@ from benchmarks._planted import (
 from benchmarks._validity_adaptive import adaptive_answer
 from benchmarks._validity_coverage import covered, draw_pool
 from benchmarks._validity_tables import write_tables
-from benchmarks._validity_truth import read_fresh, read_plateau, read_truth
+from benchmarks._validity_truth import at_best, in_question, read_fresh, read_truth
 from lora_eval.errors import LoraEvalError, RunError
 from lora_eval.files import make_folder, read_json, write_json
 from lora_eval.host.standalone import StandaloneHost
@@ -182,15 +182,11 @@ def _draw_truth(
     """Draw what the truth of checkpoints and of intervals needs and is not there; whether anything was."""
     loras, history = _trained(host, case, folder, options)
     drawn = False
-    if options.fresh_prompts and "fresh" not in result:
-        result["fresh"] = read_fresh(
-            host, reader, loras, result["truth"], case.concept, case.seed, options.fresh_prompts, options.seeds
-        )
-        drawn = True
-    if options.plateau_prompts and "plateau" not in result and result["checkpoint"]:
-        result["plateau"] = read_plateau(
-            host, reader, loras, result, case.concept, case.seed, options.plateau_prompts, options.seeds
-        )
+    for name, prompts in (("fresh", options.fresh_prompts), ("plateau", options.plateau_prompts)):
+        if not prompts or name in result or (name == "plateau" and not result["checkpoint"]):
+            continue
+        uses = at_best(loras, result["truth"]) if name == "fresh" else in_question(loras, result)
+        result[name] = read_fresh(host, reader, uses, case.concept, case.seed, prompts, options.seeds)
         drawn = True
     if case.kind == "good" and options.pool_prompts and not (folder / "pool" / "summary.csv").exists():
         draw_pool(host, loras[-1], history, folder, case.seed, options.pool_prompts, options.pool_seeds)
