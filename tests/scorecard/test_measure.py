@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -445,7 +446,49 @@ def test_the_style_spread_has_an_interval_where_one_prompt_holds_most_of_the_bas
     for weight in (0.4, 0.8, 1.2):
         ratio = row(found, "consistency", "style_spread_ratio", weight)
         assert ratio.ci_low is not None and ratio.ci_high is not None
-        assert 1.0 < ratio.ci_low < ratio.value < ratio.ci_high
+        assert 0.0 < ratio.ci_low < ratio.value < ratio.ci_high
+
+
+def test_the_style_ratio_is_of_mean_distances_between_seeds() -> None:
+    run = make_run("good", roles=("plain", "fidelity", "challenge", "composition", "unrelated"))
+    scale = run.styles[((run.cells["weight"] == 0) & (run.cells["role"] != "unrelated")).to_numpy()]
+    found = row(measure(run, resamples=50), "consistency", "style_spread_ratio", 0.8)
+    # the scale by pairs of pictures of different prompts, one statistic at a time
+    prompts = run.cells.loc[(run.cells["weight"] == 0) & (run.cells["role"] != "unrelated"), "prompt_id"].tolist()
+    pairs = [(i, j) for i, j in combinations(range(len(prompts)), 2) if prompts[i] != prompts[j]]
+    unit = np.sqrt(np.mean([(scale[i].astype(float) - scale[j]) ** 2 / 2 for i, j in pairs], axis=0))
+
+    def spread(weight: float) -> float:
+        here = run.cells[(run.cells["weight"] == weight) & (run.cells["role"] != "unrelated")]
+        distances = []
+        for _, group in here.groupby("prompt_id"):
+            styles = [run.styles[i].astype(float) / unit for i in group.index]
+            distances.append(np.mean([np.sqrt(np.mean((a - b) ** 2) / 2) for a, b in combinations(styles, 2)]))
+        return float(np.mean(distances))
+
+    assert found.value == pytest.approx(spread(0.8) / spread(0.0), rel=1e-4)
+
+
+def test_the_unit_of_style_is_the_same_on_average_however_few_prompts_there_are() -> None:
+    """Half of the variance between prompts, half within: three prompts must not make the unit smaller."""
+    from lora_eval.scorecard.measures.consistency import _style_scale
+
+    rng = np.random.default_rng(3)
+    squares = []
+    for _ in range(600):
+        styles = rng.normal(size=(3, 1, 5)) + rng.normal(size=(3, 4, 5))
+        squares.append(_style_scale(styles.reshape(-1, 5), np.arange(12).reshape(3, 4)) ** 2)
+    assert np.mean(squares) == pytest.approx(2.0, rel=0.05)
+
+
+def test_the_margin_is_held_against_the_prompts_that_are_judged() -> None:
+    """A prompt without the trigger is no part of it: whatever its text says, the score stays."""
+    run = make_run("good", roles=("plain", "fidelity", "challenge", "composition", "unrelated"))
+    (text,) = {p.class_text for p in run.prompts.values() if p.role == "unrelated"}
+    judged = next(p.class_text for p in run.prompts.values() if p.role == "plain")
+    other = replace(run, texts={**run.texts, text: run.texts[judged]})
+    before, after = (row(measure(r, 50), "alignment", "score", 0.8) for r in (run, other))
+    assert (before.value, before.ci_low, before.ci_high) == (after.value, after.ci_low, after.ci_high)
 
 
 def test_a_prompt_left_out_is_missed_as_a_picture_and_as_a_text() -> None:

@@ -28,8 +28,9 @@ ONE_PROMPT = "one prompt; add prompts that ask for something else, so that chanc
 def measure(context: Context) -> None:
     """Score: margin kept, ``(t_w - o_w) / (t_0 - o_0)``: t cosine with the own text, o with the other prompts'.
 
-    1 = the picture tells its prompt from the suite's others as well as the base model's does, 0 =
-    it could belong to any of them.
+    1 = the picture tells its prompt from the others as well as the base model's does, 0 = it could
+    belong to any of them. The others are those whose pictures are judged: prompts are then exchangeable,
+    and resampling them sees all of the error. One text that no picture belongs to would be the same for all.
     """
     data, grid = context.data, context.grid
     context.evidence[NAME] = {"encoder": data.encoder}
@@ -50,16 +51,24 @@ def measure(context: Context) -> None:
     clip_t = np.full(n, np.nan)
     clip_t[known] = similarity[known, own[known]]
     margin, rank = np.full(n, np.nan), np.full(n, np.nan)
+    prompts = grid.prompts_of(OPEN_ROLES) or grid.core()
     if len(texts) > 1:
-        others = (similarity.sum(axis=1) - np.where(known, clip_t, 0.0)) / (len(texts) - 1)
-        margin = clip_t - others
         rank[known] = metric._retrieval_rank(similarity[known], own[known])
+    judging = sorted({texts.index(own_text[p]) for p in prompts if own_text[p] in data.texts})
+    if len(judging) < 2:
+        judging = list(range(len(texts)))
+    # columns of the others' texts, and which of them is a picture's own, -1 for none
+    against = similarity[:, judging]
+    mine = np.where(np.isin(own, judging), np.searchsorted(judging, own), -1)
+    if len(judging) > 1:
+        counted = mine >= 0
+        others = (against.sum(axis=1) - np.where(counted, clip_t, 0.0)) / (len(judging) - counted)
+        margin = clip_t - others
     # a copied picture ignores its prompt, but that is memorising and is judged there
     judged = np.where(context.shared.get("copied", np.zeros(n, dtype=bool)), np.nan, 1.0)
     context.columns.update(
         clip_t=clip_t, clip_t_delta=context.difference_column(clip_t), clip_t_margin=margin, retrieval_rank=rank
     )
-    prompts = grid.prompts_of(OPEN_ROLES) or grid.core()
     cube = context.paired(clip_t * judged) if context.has_base else grid.cube(clip_t)
     here, base = context.draws(cube, prompts), context.draws(context.paired_base(clip_t, cube), prompts)
     context.add_draws(NAME, "clip_t", here, base.estimate, bounds=(-1.0, 1.0))
@@ -71,9 +80,9 @@ def measure(context: Context) -> None:
     own_margin = context.paired(margin * judged)
     there = context.paired_base(margin, own_margin)
     rows, twins = grid.rows, np.broadcast_to(grid.base, grid.rows.shape)
-    kept = context.draws(own_margin - _as_others(similarity, own, rows, own_margin, prompts), prompts).map(
+    kept = context.draws(own_margin - _as_others(against, mine, rows, own_margin, prompts), prompts).map(
         lambda w, zero: np.where(zero < MARGIN_NEEDED, np.nan, w / zero),
-        context.draws(there - _as_others(similarity, own, twins, there, prompts), prompts),
+        context.draws(there - _as_others(against, mine, twins, there, prompts), prompts),
     )
     reason = ""
     if not context.has_base:

@@ -44,7 +44,7 @@ def measure(context: Context) -> None:
     styles = np.asarray(data.styles, dtype=np.float64) / scale if data.styles.size else np.zeros((n_rows, 0))
     base_features = data.features[np.maximum(base_rows, 0)].astype(np.float64)
     base_gram = base_features @ np.swapaxes(base_features, -1, -2)
-    base_style = _square_distance(styles[np.maximum(base_rows, 0)])
+    base_style = _distance(styles[np.maximum(base_rows, 0)])
 
     base_z = _drift(styles[np.maximum(base_rows, 0)], base_gram, base_rows >= 0, base_rows, columns["drift_z"])
     drift_base = float(np.mean(base_z[np.isfinite(base_z)] > DRIFTING)) if np.isfinite(base_z).any() else None
@@ -70,8 +70,8 @@ def measure(context: Context) -> None:
         diversity["vendi"][c, :, 0] = metric.vendi_of_sets(gram, both if both.any() else mask)
         diversity["vendi_0"][c, :, 0] = metric.vendi_of_sets(base_gram, both)
         style = styles[np.maximum(rows, 0)]
-        cubes["style"][c] = metric.pseudo_values(_square_distance(style), both) / 2
-        cubes["style_0"][c] = metric.pseudo_values(base_style, both) / 2
+        cubes["style"][c] = metric.pseudo_values(_distance(style), both)
+        cubes["style_0"][c] = metric.pseudo_values(base_style, both)
         across["style"][c] = _means_apart(style, both)
         across["style_0"][c] = _means_apart(styles[np.maximum(base_rows, 0)], both)
         lines[c] = metric.split(features, both)
@@ -92,7 +92,7 @@ def measure(context: Context) -> None:
     seed_spread = _seed_spread(base_features, base_rows >= 0)
     ceiling = _carlos_ceiling(base_features, base_rows >= 0, context)
     style, style_0 = (context.draws(cubes[name], every).positive() for name in ("style", "style_0"))
-    spread = style.map(lambda w, zero: np.sqrt(w / zero), style_0)
+    spread = style.map(lambda w, zero: w / zero, style_0)
     references = data.references
 
     context.columns.update(effect=columns["effect"], carlos=columns["carlos"], drift_z=columns["drift_z"])
@@ -113,16 +113,12 @@ def measure(context: Context) -> None:
     )  # fmt: skip
     reference_spread = None
     if references is not None and len(references) >= 2 and data.styles.size:
-        off = _square_distance(references.styles.astype(np.float64)[None] / scale)
-        reference_spread = float(np.sqrt(metric.pair_mean(off, np.ones((1, len(references)), dtype=bool))[0] / 2))
-    root = lambda draws: draws.map(lambda v: np.sqrt(np.clip(v, 0.0, None)))  # noqa: E731
+        off = _distance(references.styles.astype(np.float64)[None] / scale)
+        reference_spread = float(metric.pair_mean(off, np.ones((1, len(references)), dtype=bool))[0])
+    context.add_draws(NAME, "style_spread_seeds", style, style_0.estimate, reference_spread, bounds=(0.0, np.inf))
     context.add_draws(
-        NAME, "style_spread_seeds", root(style), root(style_0).estimate, reference_spread, bounds=(0.0, np.inf)
-    )
-    prompts_spread = root(context.draws(across["style"], every).positive())
-    context.add_draws(
-        NAME, "style_spread_prompts", prompts_spread, root(context.draws(across["style_0"], every)).estimate,
-        reference_spread, bounds=(0.0, np.inf),
+        NAME, "style_spread_prompts", context.draws(across["style"], every).positive(),
+        context.draws(across["style_0"], every).estimate, reference_spread, bounds=(0.0, np.inf),
     )  # fmt: skip
     context.add_draws(NAME, "style_spread_ratio", spread, 1.0, bounds=(0.0, np.inf))
     drift = context.draws(cubes["drift"], every)
@@ -171,25 +167,41 @@ def _score(
 
 
 def _style_scale(styles: np.ndarray, base_rows: np.ndarray) -> np.ndarray:
-    """Spread of each style statistic over all pictures of weight 0 (of the run, where there are none)."""
+    """Spread of each style statistic over the pictures of weight 0, (K,); over all of the run, where there are none.
+
+    Root of half the mean squared difference of pictures of different prompts: over all pictures, those of one prompt
+    among them, it would be the smaller the fewer prompts there are.
+    """
     if not styles.size:
         return np.ones(styles.shape[1] if styles.ndim == 2 else 0)
-    rows = np.sort(base_rows[base_rows >= 0])
-    # sorted, so that the sum runs in the same order however the table is ordered
-    values = np.sort(
-        np.asarray(styles, dtype=np.float64)[rows] if len(rows) > 1 else np.asarray(styles, dtype=np.float64), axis=0
-    )
-    deviation = values.std(axis=0)
+    values = np.asarray(styles, dtype=np.float64)
+    if (base_rows >= 0).sum() > 1:
+        groups = [np.sort(values[rows[rows >= 0]], axis=0) for rows in base_rows]
+    else:
+        groups = [np.sort(values, axis=0)]
+    # sorted, so that sums run in the same order however the table is ordered
+    every = np.sort(np.concatenate(groups), axis=0)
+    middle = every.mean(axis=0)
+    within = np.sort([len(g) * ((g - middle) ** 2).sum(axis=0) - (g - middle).sum(axis=0) ** 2 for g in groups], axis=0)
+    pairs = len(every) ** 2 - sum(len(g) ** 2 for g in groups)
+    between = len(every) * ((every - middle) ** 2).sum(axis=0) - within.sum(axis=0)
+    deviation = np.sqrt(np.clip(between, 0.0, None) / pairs) if pairs else every.std(axis=0)
     return np.where(deviation > 1e-6, deviation, 1.0)
 
 
-def _square_distance(styles: np.ndarray) -> np.ndarray:
-    """(..., n, K) standardised -> (..., n, n) mean squared distance, through the Gram matrix."""
+def _distance(styles: np.ndarray) -> np.ndarray:
+    """(..., n, K) standardised -> (..., n, n) distance, root of half the mean squared difference of the statistics.
+
+    Not its square: one prompt whose seeds fall out would then hold most of the mean over prompts, and with the
+    handful of prompts of a suite no interval of such a mean holds the truth.
+    """
     if not styles.shape[-1]:
         return np.full((*styles.shape[:-1], styles.shape[-2]), np.nan)
+    # through the Gram matrix
     square = (styles**2).sum(axis=-1)
     gram = styles @ np.swapaxes(styles, -1, -2)
-    return np.clip(square[..., :, None] + square[..., None, :] - 2 * gram, 0.0, None) / styles.shape[-1]
+    total = np.clip(square[..., :, None] + square[..., None, :] - 2 * gram, 0.0, None)
+    return np.asarray(np.sqrt(total / (2 * styles.shape[-1])))
 
 
 def _across_prompts(difference: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -203,10 +215,10 @@ def _across_prompts(difference: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _means_apart(styles: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Half the squared distance between the prompts' mean styles, as pseudo-values (T, 1)."""
+    """Distance between the prompts' mean styles, as pseudo-values (T, 1)."""
     present: np.ndarray = np.asarray(mask.any(axis=1))
     means = np.where(mask[..., None], styles, 0.0).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)[:, None]
-    return metric.pseudo_values(_square_distance(means)[None], present[None])[0][:, None] / 2
+    return metric.pseudo_values(_distance(means)[None], present[None])[0][:, None]
 
 
 def _drift(style: np.ndarray, gram: np.ndarray, mask: np.ndarray, rows: np.ndarray, column: np.ndarray) -> np.ndarray:

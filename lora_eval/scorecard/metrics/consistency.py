@@ -154,17 +154,6 @@ def expected_vendi(features: np.ndarray, n: int, draws: int = 64, seed: int = 0)
     return float(vendi_of_gram(gram[index[:, :, None], index[:, None, :]]).mean())
 
 
-def style_distance(styles: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Mean squared standardised distance between pairs: (..., n, K) -> (..., n, n).
-
-    ``scale`` (K,) is each statistic's spread at weight 0, so that 1 means: as far apart as two
-    pictures of the base model on average (times 2, being a difference of two).
-    """
-    z = np.asarray(styles, dtype=np.float64) / scale
-    off = z[..., :, None, :] - z[..., None, :, :]
-    return (off**2).mean(axis=-1)
-
-
 def drift(styles: np.ndarray, features_off: np.ndarray) -> np.ndarray:
     """How far each picture falls out of its row, as a modified z-score; above 4 is an outlier.
 
