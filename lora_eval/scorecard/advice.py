@@ -53,8 +53,16 @@ def two_kinds(dimension: Dimension) -> bool:
     """Whether draws of one prompt fall into two kinds, or vary more in style than the base model's."""
     ratio, share = value_of(dimension, "split_ratio"), value_of(dimension, "split_share")
     spread, low, n = (value_of(dimension, "style_spread_ratio", key) for key in ("value", "ci_low", "n"))
-    split = ratio is not None and share is not None and ratio > SPLIT_RATIO and share > SPLIT_SHARE
-    return split or varies_more(spread, low, n)
+    return splits(ratio, share) or varies_more(spread, low, n)
+
+
+def splits(ratio: float | None, share: float | None) -> bool:
+    """Whether draws fall into two kinds: they vary along one line more than at weight 0, and mostly along it.
+
+    Args:
+        ratio: ``split_ratio``, ``share``: ``split_share`` of :mod:`lora_eval.scorecard.metrics.consistency`.
+    """
+    return ratio is not None and share is not None and ratio > SPLIT_RATIO and share > SPLIT_SHARE
 
 
 def varies_more(ratio: float | None, low: float | None, n: float | None, limit: float = SPREAD_RATIO) -> bool:

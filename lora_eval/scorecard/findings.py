@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lora_eval.scorecard.advice import SPLIT_RATIO, SPLIT_SHARE, varies_more
+from lora_eval.scorecard.advice import splits, varies_more
 from lora_eval.scorecard.data import Measure, Measurement
 from lora_eval.scorecard.grid import Condition
 from lora_eval.scorecard.metrics.fidelity import SAME_SUBJECT
@@ -59,8 +59,7 @@ def _consistency(rows: Rows, where: Condition, row: Measure, measurement: Measur
         text += f"; {count} of {drift.n} pictures drift from the other seeds of their prompt"
         worse |= (drift.ci_low or 0.0) > max(0.05, drift.baseline or 0.0)
     ratio, share = (find(rows, where, "consistency", name) for name in ("split_ratio", "split_share"))
-    split = ratio is not None and (ratio.value or 0.0) > SPLIT_RATIO
-    if split and share is not None and (share.value or 0.0) > SPLIT_SHARE:
+    if ratio is not None and share is not None and splits(ratio.value, share.value):
         text += f"; draws fall into two kinds: {share.value:.0%} of what seeds change lies on one line"
         worse = True
     spread = find(rows, where, "consistency", "style_spread_ratio")
