@@ -7,19 +7,16 @@ They work with pydantic 1.10 (A1111) and 2 (Forge). Every error is ``{"detail": 
 from __future__ import annotations
 
 import secrets
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pydantic
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
-from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
 
 import lora_eval
 from lora_eval.actions import (
@@ -34,6 +31,7 @@ from lora_eval.actions import (
     submit_score,
     submit_train,
 )
+from lora_eval.api_bodies import CaptionBody, CheckBody, CompareBody, ScoreBody, TrainBody
 from lora_eval.errors import LoraEvalError, RunError
 from lora_eval.estimate import estimate, is_tiny, parse_axes, seconds_each
 from lora_eval.files import read_json
@@ -42,7 +40,7 @@ from lora_eval.jobs import RUNNING, JobQueue, JobState
 from lora_eval.library import SCORED, run_roots
 from lora_eval.paths import Confinement, ForbiddenPath
 from lora_eval.scorecard.ranges import parse_count
-from lora_eval.training.config import TrainConfig, make_config
+from lora_eval.training.config import make_config
 from lora_eval.training.templates import load_template
 
 PREFIX = "/lora-eval/v1"
@@ -56,98 +54,6 @@ RUN_FILES = {
 _KINDS = {".html": "text/html", ".csv": "text/csv", ".json": "application/json"}
 _MARKS = (*SCORED, "run.json", "scorecard.json")
 _PATH_SETTINGS = ("train_data_dir", "metadata_path", "output_dir", "init_lora")
-_VERSION_1 = pydantic.VERSION.startswith("1.")
-
-# pydantic's strict types: version 1 would turn 2.5 into 2 for an int without a word
-_STRICT: dict[Any, Any] = {int: StrictInt, float: StrictInt | StrictFloat, str: StrictStr, bool: StrictBool}
-
-
-class Body(pydantic.BaseModel):
-    """A request's body; unknown names are an error."""
-
-    if _VERSION_1:
-
-        class Config:
-            extra = "forbid"
-
-    else:
-        model_config = {"extra": "forbid"}
-
-    def given(self) -> dict[str, Any]:
-        """The values that the caller sent."""
-        return dict(self.dict(exclude_unset=True) if _VERSION_1 else self.model_dump(exclude_unset=True))
-
-
-def _strict(hint: Any) -> Any:
-    """A setting's type as strict pydantic has it, None allowed."""
-    parts = [part for part in typing.get_args(hint) if part is not type(None)] or [hint]
-    if typing.get_origin(hint) is list:
-        return list[_STRICT[parts[0]]] | None  # type: ignore[valid-type, misc]
-    return _STRICT[parts[0]] | None if parts[0] in _STRICT else Any
-
-
-_SETTINGS: dict[str, Any] = {name: (_strict(hint), None) for name, hint in typing.get_type_hints(TrainConfig).items()}
-
-TrainBody: Any = pydantic.create_model(  # type: ignore[call-overload]
-    "TrainBody", __base__=Body, template=(StrictStr | None, None), resume=(StrictBool, False), **_SETTINGS
-)
-TrainBody.__doc__ = "The keys of a training config; ``template`` names a shipped one to start from."
-
-
-class ScoreBody(Body):
-    """What the ``score`` command takes. ``run`` is the run's name: the same again resumes."""
-
-    lora: StrictStr | list[StrictStr]
-    run: StrictStr | None = None
-    data: StrictStr | None = None
-    weights: StrictStr | None = None
-    seeds: StrictInt | StrictStr | None = None
-    prompts: StrictInt | StrictStr | None = None
-    suite: StrictStr | None = None
-    preset: StrictStr = "standard"
-    axes: StrictStr | None = None
-    budget: StrictInt | None = None
-    minutes: StrictInt | StrictFloat | None = None
-    kind: StrictStr | None = None
-    trigger: StrictStr | None = None
-    class_word: StrictStr | None = None
-    encoder: StrictStr | None = None
-    sampler: StrictStr | None = None
-    scheduler: StrictStr | None = None
-    steps: StrictInt | None = None
-    cfg_scale: StrictInt | StrictFloat | None = None
-    width: StrictInt | None = None
-    height: StrictInt | None = None
-    clip_skip: StrictInt | None = None
-    batch_size: StrictInt | None = None
-
-
-class CheckBody(Body):
-    """What the ``check`` command takes."""
-
-    data: StrictStr
-    metadata: StrictStr | None = None
-    trigger: StrictStr | None = None
-    class_word: StrictStr | None = None
-    resolution: StrictInt | None = None
-
-
-class CaptionBody(Body):
-    """Captions for a folder. ``by``: one of ``GET /captioners``; ``overwrite``: also where there are some."""
-
-    data: StrictStr
-    by: StrictStr
-    metadata: StrictStr | None = None
-    trigger: StrictStr = ""
-    class_word: StrictStr = ""
-    overwrite: StrictBool = False
-
-
-class CompareBody(Body):
-    """What the ``compare`` command takes; ``runs`` are names of finished scorecard runs."""
-
-    runs: list[StrictStr]
-    at: list[StrictStr] = []
 
 
 class OneLineRoute(APIRoute):

@@ -200,7 +200,7 @@ def test_the_table_of_routes_is_that_of_the_program() -> None:
 
 def test_the_keys_of_a_score_request_are_those_of_the_program() -> None:
     pytest.importorskip("fastapi")
-    from lora_eval.api import ScoreBody
+    from lora_eval.api_bodies import ScoreBody
 
     rows = table(section(API, "`POST /score`"))
     documented = [name for row in rows for name in code(row[0])]
@@ -213,7 +213,7 @@ API = ROOT / "docs" / "api.md"
 
 def test_the_example_requests_are_accepted() -> None:
     pytest.importorskip("fastapi")
-    from lora_eval.api import ScoreBody, TrainBody
+    from lora_eval.api_bodies import ScoreBody, TrainBody
 
     bodies = {"train": TrainBody, "score": ScoreBody}
     found = re.findall(r"/lora-eval/v1/(\w+) .*?-d '(.*?)'", "".join(blocks(API, "sh")), re.DOTALL)

@@ -12,12 +12,12 @@ from lora_eval.actions import COMPARED, ScoreOrder
 from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
 from lora_eval.estimate import ADAPTIVE
-from lora_eval.ui import page, render, score_view, text
-from lora_eval.ui.compat import Update, html, keep, listen, open_choice, section, transient
+from lora_eval.ui import page, render, score_form, score_view, text
+from lora_eval.ui.compat import Update, html, keep, listen, section
 from lora_eval.ui.order import BUDGET, MAP, OPTIONAL, SAMPLING, make_order
 
 REDRAW = 2.0
-ELEMENT = "lora_eval_score"
+ELEMENT = score_form.ELEMENT
 # controls in the order that handlers get them
 RESULT = ("verdict", "group", "checkpoint", "weight", "used", "files", "report")
 ORDER = ("loras", "kind", "data", "preset", *MAP, *BUDGET, *OPTIONAL, *SAMPLING)
@@ -28,15 +28,15 @@ def make(desk: Desk) -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False) as blocks:
         with gr.Row(elem_id=f"{ELEMENT}_tab", elem_classes=["lora-eval"]):
             with gr.Column(scale=5, min_width=340, elem_id=f"{ELEMENT}_settings"):
-                controls = _choices(desk)
-                buttons, said = _buttons()
-                controls.update(_settings(desk))
+                controls = score_form.choices(desk)
+                buttons, said = score_form.buttons()
+                controls.update(score_form.settings(desk))
             with gr.Column(scale=6, min_width=340, elem_id=f"{ELEMENT}_progress"):
-                shown = _results(desk)
+                shown = score_form.results(desk)
         with gr.Row(elem_id=f"{ELEMENT}_report_row", elem_classes=["lora-eval"]):
             shown["report"] = html(visible=False, elem_id=f"{ELEMENT}_report")
         with gr.Row(elem_id=f"{ELEMENT}_compare_row", elem_classes=["lora-eval"]):
-            compared = _comparison(desk)
+            compared = score_form.comparison(desk)
         inputs = [controls[name] for name in ORDER]
         _wire_choices(desk, controls, buttons, said, inputs)
         _wire_jobs(desk, buttons, said, shown, inputs)
@@ -45,227 +45,6 @@ def make(desk: Desk) -> gr.Blocks:
         _wire_poll(desk, {**shown, "compared": compared["runs"], "estimate": controls["estimate"]}, inputs)
         page.wire_requests(desk, "score", shown, shown["weight"])
     return blocks
-
-
-# -- parts -------------------------------------------------------------------------------------------
-
-
-def _choices(desk: Desk) -> dict[str, Any]:
-    controls: dict[str, Any] = {}
-    label, info = text.LORAS
-    controls["loras"] = transient(
-        gr.Dropdown(_labels(desk), value=[], multiselect=True, label=label, info=info, elem_id=f"{ELEMENT}_loras")
-    )
-    with gr.Row():
-        label, info = text.RUN_PICK
-        controls["run"] = transient(
-            gr.Dropdown(
-                _names(desk.training_runs()), value=None, label=label, info=info, scale=3, elem_id=f"{ELEMENT}_run_pick"
-            )
-        )
-        controls["refresh"] = gr.Button(
-            text.REFRESH, size="sm", scale=1, min_width=80, elem_id=f"{ELEMENT}_refresh", elem_classes=["lora-eval-low"]
-        )
-    label, info = text.SCORE_KIND
-    controls["kind"] = gr.Radio(
-        [text.FROM_LORA, *text.KINDS], value=text.FROM_LORA, label=label, info=info, elem_id=f"{ELEMENT}_kind"
-    )
-    label, info = text.DATA
-    controls["data"] = transient(
-        gr.Textbox(label=label, info=info, placeholder=text.FOLDER_HINT, max_lines=1, elem_id=f"{ELEMENT}_data")
-    )
-    label, info = text.PRESET
-    controls["preset"] = gr.Radio(
-        list(text.PRESETS), value="standard", label=label, info=info, elem_id=f"{ELEMENT}_preset"
-    )
-    with gr.Row(visible=False, elem_id=f"{ELEMENT}_budget_row") as controls["budget_row"]:
-        label, info = text.BUDGET
-        controls["budget"] = gr.Textbox(
-            value="", label=label, info=info, max_lines=1, scale=2, min_width=150, elem_id=f"{ELEMENT}_budget"
-        )
-        controls["budget_unit"] = gr.Radio(
-            [text.PICTURES, text.MINUTES],
-            value=text.PICTURES,
-            label=text.BUDGET_UNIT,
-            scale=1,
-            min_width=150,
-            elem_id=f"{ELEMENT}_budget_unit",
-        )
-    controls["estimate"] = html(_first_estimate(desk), elem_id=f"{ELEMENT}_estimate")
-    for name, default, axis, values in (
-        ("x", "weight", text.X_AXIS, text.X_VALUES),
-        ("y", "checkpoint", text.Y_AXIS, text.Y_VALUES),
-    ):
-        with gr.Row(elem_id=f"{ELEMENT}_{name}_row"):
-            controls[f"{name}_axis"] = gr.Dropdown(
-                list(text.AXES),
-                value=default,
-                label=axis[0],
-                info=axis[1],
-                scale=2,
-                min_width=140,
-                elem_id=f"{ELEMENT}_{name}_axis",
-            )
-            controls[f"{name}_values"] = gr.Textbox(
-                value="",
-                label=values[0],
-                info=values[1],
-                max_lines=1,
-                scale=3,
-                min_width=160,
-                elem_id=f"{ELEMENT}_{name}_values",
-            )
-    return controls
-
-
-def _buttons() -> tuple[dict[str, Any], Any]:
-    with gr.Row(elem_classes=["lora-eval-buttons"]):
-        buttons = {
-            "run": gr.Button(text.RUN, variant="primary", scale=3, min_width=120, elem_id=f"{ELEMENT}_start"),
-            "interrupt": gr.Button(
-                text.INTERRUPT, variant="stop", scale=1, min_width=90, elem_id=f"{ELEMENT}_interrupt"
-            ),
-        }
-    # the page clicks this one when a training run is to be scored, with the run's folder
-    buttons["fill"] = gr.Button("fill", elem_id=f"{ELEMENT}_fill", elem_classes=page.HIDDEN)
-    return buttons, html(visible=False, elem_id=f"{ELEMENT}_message")
-
-
-def _settings(desk: Desk) -> dict[str, Any]:
-    from lora_eval.scorecard.suites import suite_names
-
-    texts = {
-        "weights": text.WEIGHTS, "seeds": text.SEEDS, "prompts": text.PROMPTS, "trigger": text.SCORE_TRIGGER,
-        "class_word": text.SCORE_CLASS, "scheduler": text.SCHEDULER, "steps": text.STEPS, "cfg_scale": text.CFG,
-        "width": text.WIDTH, "height": text.HEIGHT, "clip_skip": text.CLIP_SKIP, "batch_size": text.BATCH,
-        "encoder": text.ENCODER,
-    }  # fmt: skip
-
-    def field(name: str) -> Any:
-        label, info = texts[name]
-        return gr.Textbox(value="", label=label, info=info, max_lines=1, min_width=150, elem_id=f"{ELEMENT}_{name}")
-
-    controls: dict[str, Any] = {}
-    with gr.Accordion(text.WHAT, open=False, elem_id=f"{ELEMENT}_what"):
-        controls["weights"] = field("weights")
-        with gr.Row():
-            controls["seeds"], controls["prompts"] = field("seeds"), field("prompts")
-        suites = [text.SUITE_AUTO, *suite_names()]
-        controls["suite"] = open_choice(suites, text.SUITE, f"{ELEMENT}_suite", text.SUITE_AUTO)
-        with gr.Row():
-            controls["trigger"], controls["class_word"] = field("trigger"), field("class_word")
-    with gr.Accordion(text.SAMPLING, open=False, elem_id=f"{ELEMENT}_how"):
-        with gr.Row():
-            samplers = ["", *desk.samplers()]
-            controls["sampler"] = open_choice(samplers, text.SAMPLER, f"{ELEMENT}_sampler", min_width=150)
-            controls["scheduler"] = field("scheduler")
-        for pair in (("steps", "cfg_scale"), ("width", "height"), ("clip_skip", "batch_size")):
-            with gr.Row():
-                for name in pair:
-                    controls[name] = field(name)
-        controls["encoder"] = field("encoder")
-    return controls
-
-
-def _results(desk: Desk) -> dict[str, Any]:
-    shown: dict[str, Any] = {}
-    label, info = text.HISTORY
-    with gr.Row():
-        shown["history"] = transient(
-            gr.Dropdown(_names(desk.scored_runs()), value=None, label=label, info=info, elem_id=f"{ELEMENT}_history")
-        )
-    with gr.Accordion(text.ALL_RUNS, open=False, elem_id=f"{ELEMENT}_runs"):
-        shown["runs"] = html(elem_id=f"{ELEMENT}_run_list")
-    # the page clicks this one when a run of the list is to be shown, with its name
-    shown["pick"] = gr.Button("pick", elem_id=f"{ELEMENT}_pick", elem_classes=page.HIDDEN)
-    shown["job"] = html(render.empty(text.SCORE_EMPTY), elem_id=f"{ELEMENT}_job")
-    shown["queue"] = html(visible=False, elem_id=f"{ELEMENT}_queue")
-    shown["live"] = html(visible=False, elem_id=f"{ELEMENT}_live")
-    shown["verdict"] = html(visible=False, elem_id=f"{ELEMENT}_verdict")
-    with gr.Accordion(text.USE, open=True, visible=False, elem_id=f"{ELEMENT}_use_group") as shown["group"]:
-        with gr.Row():
-            label, info = text.USE_LORA
-            shown["checkpoint"] = transient(
-                gr.Textbox(label=label, info=info, max_lines=1, min_width=160, elem_id=f"{ELEMENT}_use_lora")
-            )
-            label, info = text.USE_VALUE
-            shown["weight"] = transient(
-                gr.Textbox(label=label, info=info, max_lines=1, min_width=120, elem_id=f"{ELEMENT}_use_value")
-            )
-            shown["use"] = gr.Button(
-                text.USE_WEIGHT, min_width=120, elem_id=f"{ELEMENT}_use", elem_classes=["lora-eval-low"]
-            )
-        shown["used"] = html(visible=False, elem_id=f"{ELEMENT}_used")
-        shown["files"] = gr.File(
-            label=text.DOWNLOADS, file_count="multiple", interactive=False, elem_id=f"{ELEMENT}_files"
-        )
-    return {**shown, **page.make_requests(ELEMENT)}
-
-
-def _comparison(desk: Desk) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    with gr.Accordion(text.COMPARE, open=False, elem_id=f"{ELEMENT}_compare_group"):
-        with gr.Row():
-            label, info = text.COMPARE_RUNS
-            made["runs"] = transient(
-                gr.Dropdown(
-                    _finished(desk),
-                    value=[],
-                    multiselect=True,
-                    label=label,
-                    info=info,
-                    scale=4,
-                    min_width=240,
-                    elem_id=f"{ELEMENT}_compare_runs",
-                )
-            )
-            label, info = text.COMPARE_AT
-            made["at"] = transient(
-                gr.Textbox(
-                    value="",
-                    label=label,
-                    info=info,
-                    max_lines=1,
-                    scale=3,
-                    min_width=200,
-                    elem_id=f"{ELEMENT}_compare_at",
-                )
-            )
-        with gr.Row(elem_classes=["lora-eval-buttons"]):
-            made["start"] = gr.Button(text.COMPARE_START, min_width=120, elem_id=f"{ELEMENT}_compare")
-        made["said"] = html(visible=False, elem_id=f"{ELEMENT}_compare_message")
-        made["files"] = gr.File(
-            label=text.COMPARE_FILES,
-            file_count="multiple",
-            interactive=False,
-            visible=False,
-            elem_id=f"{ELEMENT}_compare_files",
-        )
-        made["page"] = html(visible=False, elem_id=f"{ELEMENT}_compare_page")
-    return made
-
-
-def _finished(desk: Desk) -> list[str]:
-    return [run.folder.name for run in desk.history() if run.verdict]
-
-
-def _labels(desk: Desk) -> list[str]:
-    try:
-        return list(desk.loras())
-    except LoraEvalError:
-        return []
-
-
-def _first_estimate(desk: Desk) -> str:
-    return score_view.presets(desk.estimates(ScoreOrder([])), "standard")
-
-
-def _names(folders: list[Path]) -> list[str]:
-    return [folder.name for folder in folders]
-
-
-def _named(folders: list[Path], name: str | None) -> Path | None:
-    return next((folder for folder in folders if folder.name == name), None)
 
 
 # -- what they do ------------------------------------------------------------------------------------
@@ -285,9 +64,9 @@ def _estimate(desk: Desk, values: tuple[Any, ...]) -> str:
 
 def _wire_choices(desk: Desk, controls: dict[str, Any], buttons: dict[str, Any], said: Any, inputs: list[Any]) -> None:
     def refresh(chosen: list[str] | None) -> list[Any]:
-        labels = _labels(desk)
+        labels = score_form.labels(desk)
         kept = [label for label in chosen or [] if label in labels]
-        return [gr.update(choices=labels, value=kept), gr.update(choices=_names(desk.training_runs()))]
+        return [gr.update(choices=labels, value=kept), gr.update(choices=score_form.names(desk.training_runs()))]
 
     def estimate(*values: Any) -> str:
         return _estimate(desk, values)
@@ -296,7 +75,7 @@ def _wire_choices(desk: Desk, controls: dict[str, Any], buttons: dict[str, Any],
         return gr.update(visible=preset == ADAPTIVE)
 
     def fill(run: Path | None) -> list[Any]:
-        runs = _names(desk.training_runs())
+        runs = score_form.names(desk.training_runs())
         if run is None:
             return [keep(), keep(), gr.update(choices=runs), keep()]
         try:
@@ -304,17 +83,17 @@ def _wire_choices(desk: Desk, controls: dict[str, Any], buttons: dict[str, Any],
         except LoraEvalError as error:
             return [keep(), keep(), gr.update(choices=runs), section(render.message(str(error)))]
         return [
-            gr.update(choices=_labels(desk), value=proposal.loras),
+            gr.update(choices=score_form.labels(desk), value=proposal.loras),
             proposal.kind or text.FROM_LORA,
             gr.update(choices=runs, value=run.name),
             section(render.good(text.WORDS["filled"], run.name)),
         ]
 
     def pick(name: str | None) -> list[Any]:
-        return fill(_named(desk.training_runs(), name))
+        return fill(score_form.named(desk.training_runs(), name))
 
     def from_page(name: str) -> list[Any]:
-        return fill(_named(desk.training_runs(), Path(name).name if name else None))
+        return fill(score_form.named(desk.training_runs(), Path(name).name if name else None))
 
     listen(controls["refresh"].click, refresh, [controls["loras"]], [controls["loras"], controls["run"]], quiet=True)
     outputs = [controls["loras"], controls["kind"], controls["run"], said]
@@ -365,7 +144,7 @@ def _wire_comparison(desk: Desk, made: dict[str, Any]) -> None:
     def compare(names: list[str] | None, at: str) -> list[Any]:
         nothing = [gr.update(value=None, visible=False), section("")]
         try:
-            runs = [_named(desk.scored_runs(), name) for name in names or []]
+            runs = [score_form.named(desk.scored_runs(), name) for name in names or []]
             folder = desk.compare([run for run in runs if run is not None], at or "")
         except LoraEvalError as error:
             return [section(render.message(str(error))), *nothing]
@@ -380,7 +159,7 @@ def _wire_comparison(desk: Desk, made: dict[str, Any]) -> None:
 
 
 def _history_path(desk: Desk, name: str | None) -> str:
-    folder = _named(desk.scored_runs(), name) if name else None
+    folder = score_form.named(desk.scored_runs(), name) if name else None
     return "" if folder is None else str(folder)
 
 
@@ -398,7 +177,7 @@ def _wire_poll(desk: Desk, shown: dict[str, Any], inputs: list[Any]) -> None:
             stamp = view.stamp[:2] + view.stamp[3:]
             if stamp != state["card"]:
                 state["card"], result = stamp, _result(desk, view.folder)
-        runs = _names(desk.scored_runs())
+        runs = score_form.names(desk.scored_runs())
         history, listed, finished, estimated = keep(), keep(), keep(), keep()
         shown_run = "" if view.folder is None else view.folder.name
         if [*runs, shown_run, over] != state["runs"]:

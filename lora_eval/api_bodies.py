@@ -1,0 +1,104 @@
+"""Bodies of the REST routes: what a caller may send, checked alike by pydantic 1.10 (A1111) and 2 (Forge)."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import pydantic
+from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
+
+from lora_eval.training.config import TrainConfig
+
+_VERSION_1 = pydantic.VERSION.startswith("1.")
+
+# pydantic's strict types: version 1 would turn 2.5 into 2 for an int without a word
+_STRICT: dict[Any, Any] = {int: StrictInt, float: StrictInt | StrictFloat, str: StrictStr, bool: StrictBool}
+
+
+class Body(pydantic.BaseModel):
+    """A request's body; unknown names are an error."""
+
+    if _VERSION_1:
+
+        class Config:
+            extra = "forbid"
+
+    else:
+        model_config = {"extra": "forbid"}
+
+    def given(self) -> dict[str, Any]:
+        """The values that the caller sent."""
+        return dict(self.dict(exclude_unset=True) if _VERSION_1 else self.model_dump(exclude_unset=True))
+
+
+def _strict(hint: Any) -> Any:
+    """A setting's type as strict pydantic has it, None allowed."""
+    parts = [part for part in typing.get_args(hint) if part is not type(None)] or [hint]
+    if typing.get_origin(hint) is list:
+        return list[_STRICT[parts[0]]] | None  # type: ignore[valid-type, misc]
+    return _STRICT[parts[0]] | None if parts[0] in _STRICT else Any
+
+
+_SETTINGS: dict[str, Any] = {name: (_strict(hint), None) for name, hint in typing.get_type_hints(TrainConfig).items()}
+
+TrainBody: Any = pydantic.create_model(  # type: ignore[call-overload]
+    "TrainBody", __base__=Body, template=(StrictStr | None, None), resume=(StrictBool, False), **_SETTINGS
+)
+TrainBody.__doc__ = "The keys of a training config; ``template`` names a shipped one to start from."
+
+
+class ScoreBody(Body):
+    """What the ``score`` command takes. ``run`` is the run's name: the same again resumes."""
+
+    lora: StrictStr | list[StrictStr]
+    run: StrictStr | None = None
+    data: StrictStr | None = None
+    weights: StrictStr | None = None
+    seeds: StrictInt | StrictStr | None = None
+    prompts: StrictInt | StrictStr | None = None
+    suite: StrictStr | None = None
+    preset: StrictStr = "standard"
+    axes: StrictStr | None = None
+    budget: StrictInt | None = None
+    minutes: StrictInt | StrictFloat | None = None
+    kind: StrictStr | None = None
+    trigger: StrictStr | None = None
+    class_word: StrictStr | None = None
+    encoder: StrictStr | None = None
+    sampler: StrictStr | None = None
+    scheduler: StrictStr | None = None
+    steps: StrictInt | None = None
+    cfg_scale: StrictInt | StrictFloat | None = None
+    width: StrictInt | None = None
+    height: StrictInt | None = None
+    clip_skip: StrictInt | None = None
+    batch_size: StrictInt | None = None
+
+
+class CheckBody(Body):
+    """What the ``check`` command takes."""
+
+    data: StrictStr
+    metadata: StrictStr | None = None
+    trigger: StrictStr | None = None
+    class_word: StrictStr | None = None
+    resolution: StrictInt | None = None
+
+
+class CaptionBody(Body):
+    """Captions for a folder. ``by``: one of ``GET /captioners``; ``overwrite``: also where there are some."""
+
+    data: StrictStr
+    by: StrictStr
+    metadata: StrictStr | None = None
+    trigger: StrictStr = ""
+    class_word: StrictStr = ""
+    overwrite: StrictBool = False
+
+
+class CompareBody(Body):
+    """What the ``compare`` command takes; ``runs`` are names of finished scorecard runs."""
+
+    runs: list[StrictStr]
+    at: list[StrictStr] = []
