@@ -12,19 +12,23 @@ import pandas as pd
 import torch
 
 from benchmarks._planted import KINDS
+from benchmarks._validity_advice import (
+    EQUAL,
+    WEIGHT_OFF,
+    Result,
+    checkpoint_lost,
+    on_fresh,
+    reader_agrees,
+    weight_off,
+)
 from lora_eval.files import write_json, write_text
 from lora_eval.scorecard.data import DIMENSIONS
 from lora_eval.scorecard.statistics import wilson
 
 FLAGS = ("weak", "poor")
 _RANK = {"good": 0, "weak": 1, "poor": 2}
-# weights whose quality by the reader is within this of the best are equally good: it has some 20 pictures each
-EQUAL = 0.02
-WEIGHT_OFF = 0.1
 # by the reader: shares from which a concept shows, by which something is lost, at which seeds disagree (0 to 1)
 SHOWS, LOST, DISAGREE = 0.8, 0.1, 0.2
-
-Result = dict[str, Any]
 
 
 def auc(good: Sequence[float], faulty: Sequence[float]) -> float:
@@ -57,105 +61,6 @@ def rate(values: Iterable[bool | None]) -> tuple[int, int]:
     """(how many, of how many known)."""
     known = [bool(v) for v in values if v is not None]
     return sum(known), len(known)
-
-
-# -- advice against the reader ------------------------------------------------------------------
-
-
-def weight_off(result: Result, told_apart: bool = False) -> float | None:
-    """Distance of the advised weight to the nearest of the best by the reader, at the advised checkpoint.
-
-    The best are the weights within ``EQUAL`` of the one of most quality; with ``told_apart`` all that 32 pictures do
-    not surely put further below it.
-    """
-    if result["weight"] is None:
-        return None
-    mine = [t for t in result["truth"] if t["checkpoint"] == result["checkpoint"]]
-    top = max(mine, key=lambda t: t["quality"])
-    best = [t["weight"] for t in mine if t["quality"] >= top["quality"] - EQUAL]
-    if told_apart:
-        best = [t["weight"] for t in mine if not surely_more(np.subtract(top["each"], t["each"]))]
-    return min(abs(result["weight"] - w) for w in best)
-
-
-def on_plateau(result: Result) -> tuple[float, float, float] | None:
-    """(weight off, quality lost by the weight, concept accuracy lost by the checkpoint) on hundreds of pictures each.
-
-    None where they were not drawn, or drawn for another checkpoint than the one that is advised.
-    """
-    entries = result.get("plateau", [])
-    mine = [e for e in entries if e["checkpoint"] == result["checkpoint"]]
-    if result["weight"] not in [e["weight"] for e in mine]:
-        return None
-    quality = {e["weight"]: float(np.mean(np.multiply(e["named"], e["right"]))) for e in mine}
-    top = max(quality.values())
-    best = [weight for weight, value in quality.items() if value >= top - EQUAL]
-    accuracy: dict[str, float] = {}
-    for e in entries:
-        accuracy[e["checkpoint"]] = max(accuracy.get(e["checkpoint"], 0.0), float(np.mean(e["named"])))
-    return (
-        min(abs(result["weight"] - weight) for weight in best),
-        top - quality[result["weight"]],
-        max(accuracy.values()) - accuracy[result["checkpoint"]],
-    )
-
-
-def surely_more(differences: np.ndarray) -> bool:
-    """Whether the mean of paired differences is more than ``EQUAL`` with its 95 % interval."""
-    margin = 1.96 * float(differences.std(ddof=1)) / len(differences) ** 0.5
-    return float(differences.mean()) - margin > EQUAL
-
-
-def reader_agrees(results: Iterable[Result], splits: int = 20) -> float:
-    """How often the weight that the reader likes best on half of the pictures is within .1 of the best on the other.
-
-    What nobody can be asked to surpass: the best weight is known no better than that. NaN without advised checkpoints.
-    """
-    rng = np.random.default_rng(0)
-    found: list[bool] = []
-    for result in results:
-        mine = [t for t in result["truth"] if t["checkpoint"] and t["checkpoint"] == result["checkpoint"]]
-        if not mine:
-            continue
-        each, weights = np.array([t["each"] for t in mine]), np.array([t["weight"] for t in mine])
-        for _ in range(splits):
-            order = rng.permutation(each.shape[1])
-            one, other = (each[:, half].mean(axis=1) for half in np.array_split(order, 2))
-            best = weights[other >= other.max() - EQUAL]
-            found.append(bool(np.abs(best - weights[one.argmax()]).min() <= WEIGHT_OFF + 1e-9))
-    return float(np.mean(found)) if found else float("nan")
-
-
-def quality_lost(result: Result) -> float | None:
-    """Quality by the reader that the advised checkpoint and weight lack to the best of the grid."""
-    if result["weight"] is None:
-        return None
-    mine = [t for t in result["truth"] if t["checkpoint"] == result["checkpoint"] and t["weight"] == result["weight"]]
-    return float(max(t["quality"] for t in result["truth"]) - mine[0]["quality"])
-
-
-def checkpoint_lost(result: Result) -> float | None:
-    """Concept accuracy that the advised checkpoint lacks to the best one, each at its best weight."""
-    if result["checkpoint"] is None:
-        return None
-    best: dict[str, float] = {}
-    for t in result["truth"]:
-        if t["checkpoint"]:
-            best[t["checkpoint"]] = max(best.get(t["checkpoint"], 0.0), t["accuracy"])
-    return max(best.values()) - best[result["checkpoint"]]
-
-
-def fresh_lost(result: Result) -> tuple[float, bool] | None:
-    """The same on pictures drawn for the comparison alone; and whether more than 2 points are lost for sure.
-
-    Sure is the 95 % interval of the paired difference, picture by picture; None without such pictures or advice.
-    """
-    shares = {entry["checkpoint"]: np.array(entry["named"], dtype=float) for entry in result.get("fresh", [])}
-    if result["checkpoint"] not in shares:
-        return None
-    mine = shares[result["checkpoint"]]
-    best = max(shares.values(), key=lambda named: float(named.mean()))
-    return float(best.mean() - mine.mean()), surely_more(best - mine)
 
 
 def at_full_weight(result: Result) -> dict[str, Any]:
@@ -251,11 +156,11 @@ def flat_row(result: Result) -> dict[str, Any]:
         row[name], row[f"{name}_score"] = (result["dimensions"][name][k] for k in ("verdict", "score"))
     row.update({f"read_{k}": full[k] for k in ("concept", "accuracy", "attributes", "quality", "leak", "plain_style")})
     row.update(
-        weight_off=weight_off(result),
-        weight_off_told_apart=weight_off(result, True),
-        quality_lost=quality_lost(result),
-        checkpoint_lost=checkpoint_lost(result),
-        checkpoint_lost_fresh=None if (fresh := fresh_lost(result)) is None else fresh[0],
+        weight_off=None if (fresh := on_fresh(result)) is None else fresh.weight_off,
+        quality_lost=None if fresh is None else fresh.quality_lost,
+        checkpoint_lost=None if fresh is None else fresh.checkpoint_lost,
+        weight_off_on_grid=weight_off(result),
+        checkpoint_lost_on_grid=checkpoint_lost(result),
         intervals=sum(c["samples"] for c in result["coverage"]),
         intervals_hold=sum(c["held"] for c in result["coverage"]),
         verdict=result["verdict"],
@@ -296,18 +201,18 @@ def markdown(results: list[Result], command: str) -> str:
             ("dimension", "unharmed and flagged", "share", "95 % interval", "harmed and flagged"),
             [_foreign_row(r) for r in foreign(results)],
         ),
-        "Advice against the reader: weights within 2 points of the best quality count as best, or all that its 32 "
-        "pictures do not surely put further below; checkpoints by the pictures of the grid, and by fresh ones of each "
-        "at its best weight:",
+        f"Advice against the reader, on {_fresh_pictures(results)} fresh pictures for each weight in question, in "
+        "steps of a tenth, and for each other checkpoint at its best weight; what is within 2 points of the best "
+        "counts as best. Beside it the same by the scorecard's own pictures:",
         _table(
-            ("kind", "with a weight", "weight within 0.1", "or not told apart", "checkpoint within 2 points",
-             "on fresh pictures", "not surely worse", "mean quality lost"),
+            ("kind", "with a weight", "weight within 0.1", "quality lost by it", "checkpoint within 2 points",
+             "not surely worse", "own pictures: weight", "checkpoint"),
             [
                 *(_advice_row(results, kind) for kind in KINDS if of_kind(results, kind)),
                 _advice_row(results, ""),
             ],
         ),
-        f"The reader itself, choosing a weight by half of the pictures, is within 0.1 of the best by the other half in "
+        f"The reader itself, choosing a weight by half of those, is within 0.1 of the best by the other half in "
         f"{reader_agrees(results):.0%}.",
         "What the reader saw at the weight nearest 1 of the last checkpoint (means): was the fault planted?",
         _table(
@@ -315,14 +220,6 @@ def markdown(results: list[Result], command: str) -> str:
             [_truth_row(results, kind) for kind in KINDS if of_kind(results, kind)],
         ),
     ]  # fmt: skip
-    if plateau := [found for r in results if (found := on_plateau(r)) is not None]:
-        each = next(len(e["named"]) for r in results for e in r.get("plateau", []))
-        near, equal = sum(off <= WEIGHT_OFF + 1e-9 for off, _, _ in plateau), sum(x <= EQUAL for _, _, x in plateau)
-        parts.append(
-            f"With {each} fresh pictures for each weight in question ({len(plateau)} LoRAs): weight within 0.1 of the "
-            f"best in {near}, quality lost by it {np.mean([x for _, x, _ in plateau]):.3f}; checkpoint within 2 points "
-            f"in {equal}."
-        )
     read = [(r["settings"]["kind"], r["curve"]) for r in results if r.get("curve")]
     if read:
         right = sum(
@@ -377,18 +274,21 @@ def _foreign_row(row: dict[str, Any]) -> list[Any]:
 
 def _advice_row(results: list[Result], name: str) -> list[Any]:
     mine = of_kind(results, name) if name else results
-    near = rate(None if (off := weight_off(r)) is None else off <= WEIGHT_OFF + 1e-9 for r in mine)
-    alike = rate(None if (off := weight_off(r, True)) is None else off <= WEIGHT_OFF + 1e-9 for r in mine)
-    right = rate(None if (off := checkpoint_lost(r)) is None else off <= EQUAL + 1e-9 for r in mine)
-    fresh = [found for r in mine if (found := fresh_lost(r)) is not None]
-    equal = sum(off <= EQUAL + 1e-9 for off, _ in fresh)
-    lost = [x for r in mine if (x := quality_lost(r)) is not None]
+    fresh = [found for r in mine if (found := on_fresh(r)) is not None]
+    near = sum(f.weight_off <= WEIGHT_OFF + 1e-9 for f in fresh)
+    right = sum(f.checkpoint_lost <= EQUAL + 1e-9 for f in fresh)
+    own = rate(None if (off := weight_off(r)) is None else off <= WEIGHT_OFF + 1e-9 for r in mine)
+    own_right = rate(None if (off := checkpoint_lost(r)) is None else off <= EQUAL + 1e-9 for r in mine)
     return [
-        name or "all", f"{near[1]} of {len(mine)}", f"{near[0]} of {near[1]}", f"{alike[0]} of {alike[1]}",
-        f"{right[0]} of {right[1]}", f"{equal} of {len(fresh)}",
-        f"{sum(not sure for _, sure in fresh)} of {len(fresh)}",
-        _number(float(np.mean(lost)) if lost else float("nan")),
+        name or "all", f"{sum(r['weight'] is not None for r in mine)} of {len(mine)}", f"{near} of {len(fresh)}",
+        _number(_mean([f.quality_lost for f in fresh])), f"{right} of {len(fresh)}",
+        f"{sum(not f.surely_worse for f in fresh)} of {len(fresh)}", f"{own[0]} of {own[1]}",
+        f"{own_right[0]} of {own_right[1]}",
     ]  # fmt: skip
+
+
+def _fresh_pictures(results: list[Result]) -> int:
+    return max((len(entry["named"]) for r in results for entry in r.get("fresh", [])), default=0)
 
 
 def _truth_row(results: list[Result], name: str) -> list[Any]:

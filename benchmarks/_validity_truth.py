@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks._validity_advice import best_weights
 from lora_eval.host.protocol import ImageRequest, LoraUse
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.scorecard.grid import CORE_ROLES, OPEN_ROLES
@@ -22,8 +24,10 @@ from tools.tiny_world.reader import Reader
 
 PLACES = ("on the left", "in the center", "on the right")
 FRESH_FIRST_SEED = 2001
-# a quality by 32 pictures is known to about a tenth
+# further below the best than the error of a quality by a grid's 32 pictures, about a tenth
 PLATEAU = 0.15
+# weights further apart than this have one between them that may be better than both
+FINE = 0.1001
 BATCH = 32
 
 
@@ -102,43 +106,26 @@ def _right(classes: dict[str, tuple[str, ...]], seen: dict[str, np.ndarray], row
     return float(np.mean(hits))
 
 
-def best_weights(truth: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Per checkpoint the weight at which the grid shows the concept most often; of equals the one of most quality."""
-    found: dict[str, dict[str, Any]] = {}
-    for entry in truth:
-        name = entry["checkpoint"]
-        if name and (name not in found or _rank(entry) > _rank(found[name])):
-            found[name] = entry
-    return {name: float(entry["weight"]) for name, entry in found.items()}
-
-
-def _rank(entry: dict[str, Any]) -> tuple[float, float]:
-    return entry["accuracy"], entry["quality"]
-
-
 Uses = list[tuple[Path, float]]
 
 
-def at_best(loras: Sequence[Path], truth: Sequence[dict[str, Any]]) -> Uses:
-    """Each checkpoint at its best weight."""
-    weights = best_weights(truth)
-    return [(lora, weights[lora.stem]) for lora in loras]
-
-
 def in_question(loras: Sequence[Path], result: dict[str, Any]) -> Uses:
-    """The weights of the advised checkpoint that may be its best, and the other checkpoints at theirs.
+    """The weights of the advised checkpoint that may be its best, in steps of a tenth, and the others at their best.
 
     To know the quality of two weights to 2 points takes hundreds of pictures, where a grid has tens. Weights that the
-    grid puts further than ``PLATEAU`` below the best are left out: that is far beyond its error.
+    grid puts further than ``PLATEAU`` below the best are left out: that is far beyond its error. Between neighbours of
+    the grid that are in question the weight half way is in question too: the best need not lie on the grid.
     """
     best = best_weights(result["truth"])
     mine = [t for t in result["truth"] if t["checkpoint"] == result["checkpoint"]]
     top = max(t["quality"] for t in mine)
     near = {t["weight"] for t in mine if t["quality"] >= top - PLATEAU} | {result["weight"], best[result["checkpoint"]]}
+    grid = sorted(t["weight"] for t in mine)
+    halves = {round((a + b) / 2, 4) for a, b in pairwise(grid) if {a, b} <= near and b - a > FINE}
     return [
         (lora, weight)
         for lora in loras
-        for weight in (sorted(near) if lora.stem == result["checkpoint"] else [best[lora.stem]])
+        for weight in (sorted(near | halves) if lora.stem == result["checkpoint"] else [best[lora.stem]])
     ]
 
 
@@ -148,7 +135,7 @@ def read_fresh(
     """Checkpoints at weights on prompts and seeds that the scorecard has not seen.
 
     The same pictures decide which weight of a grid is best and how good it is, so the best of several is
-    flattered, and 32 of them tell no 2 % apart. These are drawn for nothing but the comparison.
+    flattered, and so few tell no 2 % apart. These are drawn for nothing but the comparison.
 
     Returns:
         Entries ``checkpoint, weight, named, right``: 0 or 1 for each picture read as the concept and its share of

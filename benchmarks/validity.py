@@ -32,7 +32,7 @@ from benchmarks._planted import (
 from benchmarks._validity_adaptive import adaptive_answer
 from benchmarks._validity_coverage import covered, draw_pool
 from benchmarks._validity_tables import write_tables
-from benchmarks._validity_truth import at_best, in_question, read_fresh, read_truth
+from benchmarks._validity_truth import in_question, read_fresh, read_truth
 from lora_eval.errors import LoraEvalError, RunError
 from lora_eval.files import make_folder, read_json, write_json
 from lora_eval.host.standalone import StandaloneHost
@@ -63,10 +63,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--steps", type=int, help="steps of a good LoRA; default: the recipe's")
     found.add_argument("--pool-prompts", type=int, default=48, help="fresh prompts for the truth of intervals; 0: none")
     found.add_argument("--pool-seeds", type=int, default=12)
-    found.add_argument(
-        "--plateau-prompts", type=int, default=0, help="for the truth of weights: hundreds of pictures each; 0: none"
-    )
-    found.add_argument("--fresh-prompts", type=int, default=32, help="for the truth of checkpoints; 0: none")
+    found.add_argument("--fresh-prompts", type=int, default=50, help="fresh prompts for the truth of advice; 0: none")
     found.add_argument(
         "--measure-again", action="store_true", help="measure the pictures of what is finished again, drawing nothing"
     )
@@ -119,7 +116,6 @@ def main(argv: list[str]) -> int:
                 ("pool-prompts", options.pool_prompts),
                 ("pool-seeds", options.pool_seeds),
                 ("fresh-prompts", options.fresh_prompts),
-                *([("plateau-prompts", options.plateau_prompts)] if options.plateau_prompts else []),
             )
         )
         print(write_tables(out, results, command))
@@ -179,15 +175,19 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
 def _draw_truth(
     host: StandaloneHost, reader: Reader, case: Case, folder: Path, result: dict[str, Any], options: argparse.Namespace
 ) -> bool:
-    """Draw what the truth of checkpoints and of intervals needs and is not there; whether anything was."""
+    """Draw what the truth of advice and of intervals needs and is not there; whether anything was."""
     loras, history = _trained(host, case, folder, options)
     drawn = False
-    for name, prompts in (("fresh", options.fresh_prompts), ("plateau", options.plateau_prompts)):
-        if not prompts or name in result or (name == "plateau" and not result["checkpoint"]):
-            continue
-        uses = at_best(loras, result["truth"]) if name == "fresh" else in_question(loras, result)
-        result[name] = read_fresh(host, reader, uses, case.concept, case.seed, prompts, options.seeds)
-        drawn = True
+    if options.fresh_prompts and result["checkpoint"]:
+        # what another advice was drawn for stays useful
+        count = options.fresh_prompts * options.seeds
+        there = [e for e in result.get("fresh", []) if len(e["named"]) == count]
+        known = {(e["checkpoint"], e["weight"]) for e in there}
+        uses = [(lora, weight) for lora, weight in in_question(loras, result) if (lora.stem, weight) not in known]
+        if uses:
+            seen = read_fresh(host, reader, uses, case.concept, case.seed, options.fresh_prompts, options.seeds)
+            result["fresh"] = there + seen
+            drawn = True
     if case.kind == "good" and options.pool_prompts and not (folder / "pool" / "summary.csv").exists():
         draw_pool(host, loras[-1], history, folder, case.seed, options.pool_prompts, options.pool_seeds)
         drawn = True

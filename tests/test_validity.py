@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 
 from benchmarks import _planted as planted
 from benchmarks import _validity_adaptive as adaptive
+from benchmarks import _validity_advice as advice
 from benchmarks import _validity_coverage as coverage
 from benchmarks import _validity_tables as tables
 from benchmarks import _validity_truth as truth
@@ -99,23 +100,41 @@ def test_what_the_reader_sees_harmed_is_no_foreign_flag(dimension: str, change: 
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "weight", "off", "lost", "checkpoint_off"),
-    [
-        ("b", 0.8, 0.0, 0.0, 0.0),
-        ("b", 1.2, 0.0, 0.01, 0.0),
-        ("b", 0.4, 0.4, 0.4, 0.0),
-        ("a", 1.2, 0.0, 0.3, 0.3),
-        (None, None, None, None, None),
-    ],
+    ("checkpoint", "weight", "off", "checkpoint_off"),
+    [("b", 0.8, 0.0, 0.0), ("b", 1.2, 0.0, 0.0), ("b", 0.4, 0.4, 0.0), ("a", 1.2, 0.0, 0.3), (None, None, None, None)],
 )
-def test_advice_is_measured_against_the_best_by_the_reader(checkpoint, weight, off, lost, checkpoint_off) -> None:
+def test_advice_is_measured_against_the_best_of_the_grid(checkpoint, weight, off, checkpoint_off) -> None:
     one = result(weight=weight, checkpoint=checkpoint)
-    for found, expected in (
-        (tables.weight_off(one), off),
-        (tables.quality_lost(one), lost),
-        (tables.checkpoint_lost(one), checkpoint_off),
-    ):
+    for found, expected in ((advice.weight_off(one), off), (advice.checkpoint_lost(one), checkpoint_off)):
         assert found == (None if expected is None else pytest.approx(expected))
+
+
+def fresh(**hits: int) -> list[dict[str, Any]]:
+    """Entries of 100 pictures: ``a_12=90`` is checkpoint a at weight 1.2, 90 of them read as the concept."""
+    return [
+        {"checkpoint": key[0], "weight": int(key[2:]) / 10, "named": [1] * n + [0] * (100 - n), "right": [1.0] * 100}
+        for key, n in hits.items()
+    ]
+
+
+def test_advice_is_measured_on_fresh_pictures_and_between_the_weights_of_the_grid() -> None:
+    one = result(weight=0.4)
+    assert advice.on_fresh(one) is None
+    one["fresh"] = fresh(a_12=90, b_4=70, b_6=84, b_8=85, b_12=80)
+    found = advice.on_fresh(one)
+    # .6 is as good as the best, .8; the checkpoint is compared at .8, the grid's best
+    assert (found.weight_off, found.quality_lost) == (pytest.approx(0.2), pytest.approx(0.15))
+    assert (found.checkpoint_lost, found.surely_worse) == (pytest.approx(0.05), False)
+    at_best = advice.on_fresh({**one, "weight": 0.6})
+    assert (at_best.weight_off, at_best.quality_lost) == (0.0, pytest.approx(0.01))
+    # drawn for another advice
+    assert advice.on_fresh({**one, "weight": 1.0}) is None
+
+
+def test_attributes_that_are_not_as_asked_cost_quality() -> None:
+    one = {**result(weight=0.8), "fresh": fresh(a_12=90, b_8=90, b_4=80)}
+    one["fresh"][1]["right"] = [0.5] * 100
+    assert advice.on_fresh(one).quality_lost == pytest.approx(0.35)
 
 
 @pytest.mark.parametrize(
@@ -128,13 +147,12 @@ def test_advice_is_measured_against_the_best_by_the_reader(checkpoint, weight, o
         ([1, 1] * 20, [1, 0] * 20, 0.0, False),
     ],
 )
-def test_checkpoints_are_compared_on_fresh_pictures_pair_by_pair(advised, other, lost, sure) -> None:
+def test_checkpoints_are_compared_pair_by_pair(advised, other, lost, sure) -> None:
+    entries = [("a", 1.2, other), ("b", 0.8, advised)]
     one = result(checkpoint="b")
-    assert tables.fresh_lost(one) is None
-    one["fresh"] = [{"checkpoint": "a", "named": other}, {"checkpoint": "b", "named": advised}]
-    found = tables.fresh_lost(one)
-    assert found == (pytest.approx(lost), sure)
-    assert tables.fresh_lost({**one, "checkpoint": None}) is None
+    one["fresh"] = [{"checkpoint": c, "weight": w, "named": n, "right": [1.0] * len(n)} for c, w, n in entries]
+    found = advice.on_fresh(one)
+    assert (found.checkpoint_lost, found.surely_worse) == (pytest.approx(lost), sure)
 
 
 def test_the_weight_of_the_comparison_shows_the_concept_most_often_then_best() -> None:
@@ -144,48 +162,37 @@ def test_the_weight_of_the_comparison_shows_the_concept_most_often_then_best() -
             ("", 0.0, 1.0, 1.0), ("a", 0.4, 0.5, 0.5), ("a", 0.8, 0.9, 0.6), ("a", 1.2, 0.9, 0.7), ("b", 0.4, 0.2, 0.1),
         )
     ]  # fmt: skip
-    assert truth.best_weights(entries) == {"a": 1.2, "b": 0.4}
+    assert advice.best_weights(entries) == {"a": 1.2, "b": 0.4}
 
 
-def test_a_weight_that_the_pictures_do_not_tell_from_the_best_is_as_good() -> None:
-    one = result(weight=0.4)
-    assert tables.weight_off(one) == tables.weight_off(one, told_apart=True) == pytest.approx(0.4)
-    for entry in one["truth"]:
-        if (entry["checkpoint"], entry["weight"]) == ("b", 0.4):
-            # the best but for one picture of 32
-            entry.update(quality=0.86, each=[1.0, 0.8] * 15 + [0.0, 0.8])
-    assert tables.weight_off(one) == pytest.approx(0.4)
-    assert tables.weight_off(one, told_apart=True) == 0.0
+def test_in_question_are_weights_near_the_best_those_between_them_and_the_advised_one() -> None:
+    loras = [Path("a.safetensors"), Path("b.safetensors")]
+
+    def asked(advised: float) -> dict[str, list[float]]:
+        uses = truth.in_question(loras, result(weight=advised))
+        return {lora.stem: [weight for other, weight in uses if other == lora] for lora in loras}
+
+    # b: .5, .9 and .89 at .4, .8 and 1.2; a at its best
+    assert asked(0.8) == {"a": [1.2], "b": [0.8, 1.0, 1.2]}
+    assert asked(0.4) == {"a": [1.2], "b": [0.4, 0.6, 0.8, 1.0, 1.2]}
 
 
 def test_the_reader_agrees_with_itself_where_a_weight_is_clearly_best_and_not_where_chance_decides() -> None:
-    assert tables.reader_agrees([result()]) == 1.0
+    assert advice.reader_agrees([result()]) == 1.0
     chance = result()
     rng = np.random.default_rng(0)
     for entry in chance["truth"]:
         entry["each"] = rng.normal(size=32).tolist()
-    assert 0.02 < tables.reader_agrees([chance], splits=300) < 0.8
-    assert np.isnan(tables.reader_agrees([result(checkpoint=None, weight=None)]))
-
-
-def test_weight_and_checkpoint_are_judged_by_many_pictures_where_there_are_some() -> None:
-    one = result(weight=0.4)
-    assert tables.on_plateau(one) is None
-    one["plateau"] = [
-        {"checkpoint": name, "weight": weight, "named": [1] * hits + [0] * (100 - hits), "right": [1.0] * 100}
-        for name, weight, hits in (("a", 1.2, 90), ("b", 0.4, 80), ("b", 0.8, 85), ("b", 1.2, 84))
-    ]
-    assert tables.on_plateau(one) == pytest.approx((0.4, 0.05, 0.05))
-    assert tables.on_plateau({**one, "weight": 1.2}) == pytest.approx((0.0, 0.01, 0.05))
-    # drawn for another advice
-    assert tables.on_plateau({**one, "weight": 0.6}) is None
-    assert "100 fresh pictures for each weight in question (1 LoRAs)" in tables.markdown([one], "the command")
+    assert 0.02 < advice.reader_agrees([chance], splits=300) < 0.8
+    assert np.isnan(advice.reader_agrees([result(checkpoint=None, weight=None)]))
 
 
 def test_tables_name_fault_dimension_and_counts() -> None:
     text = tables.markdown([result(), result("noisy", alignment=("poor", 0.2))], "the command")
     assert "| noisy | alignment | 1 | 1.00 | 1 of 1 | 0 of 1 | 0 |" in text
     assert "the command" in text
+    seen = {**result(), "fresh": fresh(a_12=90, b_8=90, b_12=95)}
+    assert "| all | 1 of 1 | 0 of 1 | 0.05 | 1 of 1 | 1 of 1 | 1 of 1 | 1 of 1 |" in tables.markdown([seen], "")
 
 
 # -- faults -------------------------------------------------------------------------------------
