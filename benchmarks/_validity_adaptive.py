@@ -51,7 +51,7 @@ def _agrees(whole: Standing, part: tuple[str, float] | None) -> tuple[bool, bool
     same = full == part or (
         full is not None and part is not None and full[0] == part[0] and abs(full[1] - part[1]) <= 0.1 + 1e-9
     )
-    ties = [whole.grid.conditions[i] for i in whole.tied] if whole.chosen is not None else []
+    ties = [whole.grid.conditions[i] for i in (whole.first, *whole.tied) if i is not None]
     return bool(same), bool(same) or part in [(c.checkpoint, c.weight) for c in ties]
 
 

@@ -109,9 +109,9 @@ class _View:
 
     def __init__(self, plan: Plan, data: RunData, measurement: Measurement) -> None:
         # at the first use: the tabs ask for the size of a first round alone, while the WebUI starts
-        from lora_eval.scorecard.decide import EQUAL_GAIN, standing
+        from lora_eval.scorecard.decide import lowest_equal, standing
 
-        self.plan, self.enough = plan, EQUAL_GAIN
+        self.plan, self.lowest_equal = plan, lowest_equal
         self.now = standing(data, measurement)
         self.grid: Grid = self.now.grid
         self.weights = sorted(w for w in plan.weights if w != 0)
@@ -153,12 +153,13 @@ class _View:
             mine = {self.grid.conditions[i].weight: i for i in self._of(name)}
             best = self._best(name)
             top = self.grid.conditions[best].weight
-            reached = [w for w, i in sorted(mine.items())
-                       if self.open[i] and self.gain[i] >= self.enough * self.gain[best]]  # fmt: skip
-            advised = reached[0] if reached else top
+            usable = [i for i in mine.values() if self.open[i]]
+            advised = (
+                self.grid.conditions[self.lowest_equal(self.grid, self.now.worth, usable)].weight if usable else top
+            )
             broken = [w for w, i in sorted(mine.items()) if not self.open[i] and w > 0]
             wanted = [self._below(mine, advised)]
-            if broken and (not reached or broken[0] > advised):
+            if broken and (not usable or broken[0] > advised):
                 wanted.append(self._below(mine, broken[0]))
             wanted += [self._below(mine, top), self._above(mine, top)]
             by_rank.append([(name, w) for w in dict.fromkeys(wanted) if w is not None])

@@ -14,7 +14,10 @@ The rule, in full:
      keeps as much of the prompt's margin as the first (a twentieth counts as nothing): what likeness cannot tell
      apart, more training that did no harm has mostly made better. Where no loss history says so, the earliest
      within a fiftieth of the first.
-   - Of its weights the lowest within a fiftieth of its best: what is as good costs less.
+   - Of its weights the lowest within a hundredth of its best, each worth its likeness times the fourth root of the
+     share of the prompt's margin that it keeps: what loses a tenth of the prompt must come a fortieth nearer, and
+     what is as good costs less. By the attribute reader of the validity bench that weight is the best one more often
+     than the one of most likeness is, and more often than with the root or the whole of that share.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ from lora_eval.scorecard.verdicts import describe
 TIE_GAIN = 0.9
 # as good as the best
 EQUAL_GAIN = 0.98
+# of weights: as much worth as the best, and what the prompt counts beside likeness
+EQUAL_WORTH = 0.99
+PROMPT_POWER = 0.25
 # a difference of the margin kept that is none
 EQUAL_MARGIN = 0.05
 # score of a loss curve that is converged (1) or still falling (.6); see measures/curve.py
@@ -57,7 +63,8 @@ class Standing:
     """Who leads: indices into ``grid.conditions``; ``shut`` names the gates of each condition.
 
     ``first`` gains most, ``tied`` cannot be told from it, ``chosen`` is advised; None when no condition is
-    usable. ``gain`` is what is ranked by, -inf where it was not measured.
+    usable. ``gain`` is what is ranked by, -inf where it was not measured, ``worth`` the same with the prompt
+    considered, by which weights of one checkpoint are chosen.
     """
 
     grid: Grid
@@ -66,6 +73,7 @@ class Standing:
     shut: list[list[str]]
     candidates: list[int]
     gain: np.ndarray
+    worth: np.ndarray
     first: int | None
     tied: list[int]
     chosen: int | None
@@ -87,10 +95,13 @@ def standing(data: RunData, measurement: Measurement) -> Standing:
     usable = [i for i in candidates if not shut[i]]
     first = max(usable, key=lambda i: (gain[i], -i)) if usable else None
     tied = _ties(objective, first, usable) if first is not None else []
+    kept = np.array([_margin_kept(grid, rows, i) for i in range(len(grid.conditions))])
+    # less of a loss is no gain
+    worth = np.where(gain > 0, gain * np.clip(kept, 0.0, None) ** PROMPT_POWER, gain)
     chosen = None
     if first is not None:
-        chosen = _choose(grid, rows, gain, usable, first, tied)
-    return Standing(grid, rows, objective, shut, candidates, gain, first, tied, chosen)
+        chosen = lowest_equal(grid, worth, _of_checkpoint(grid, rows, gain, usable, first, tied))
+    return Standing(grid, rows, objective, shut, candidates, gain, worth, first, tied, chosen)
 
 
 def decide(data: RunData, measurement: Measurement) -> Scorecard:
@@ -140,8 +151,10 @@ def _objective(grid: Grid, measurement: Measurement) -> _Objective:
     return _Objective(resample(cube, measurement.resamples, measurement.seed), cube, name)
 
 
-def _choose(grid: Grid, rows: Rows, gain: np.ndarray, usable: list[int], first: int, tied: list[int]) -> int:
-    """The condition that is advised: rule 3 above."""
+def _of_checkpoint(
+    grid: Grid, rows: Rows, gain: np.ndarray, usable: list[int], first: int, tied: list[int]
+) -> list[int]:
+    """The usable conditions of the checkpoint that is advised: rule 3 above."""
     best: dict[str, int] = {}
     for i in sorted(usable, key=lambda i: (-gain[i], i)):
         best.setdefault(grid.conditions[i].checkpoint, i)
@@ -165,11 +178,15 @@ def _choose(grid: Grid, rows: Rows, gain: np.ndarray, usable: list[int], first: 
         # a gain below 0 is within a fiftieth of nothing but itself
         equal = [name for name, i in best.items() if i == first or gain[i] >= EQUAL_GAIN * gain[first] > 0]
         name = min(equal, key=lambda name: order[name])
-    top = best[name]
-    mine = [i for i in usable if grid.conditions[i].checkpoint == name]
-    return min(
-        (i for i in mine if i == top or gain[i] >= EQUAL_GAIN * gain[top] > 0), key=lambda i: grid.conditions[i].weight
-    )
+    return [i for i in usable if grid.conditions[i].checkpoint == name]
+
+
+def lowest_equal(grid: Grid, worth: np.ndarray, conditions: list[int]) -> int:
+    """The one of lowest weight among those worth as much as the best, a hundredth aside."""
+    top = max(conditions, key=lambda i: (worth[i], -i))
+    # a worth below 0 is within a hundredth of nothing but itself
+    equal = [i for i in conditions if i == top or worth[i] >= EQUAL_WORTH * worth[top] > 0]
+    return min(equal, key=lambda i: grid.conditions[i].weight)
 
 
 def _margin_kept(grid: Grid, rows: Rows, index: int) -> float:
@@ -283,7 +300,11 @@ def _sentence(
         if entry["ci_low"] is not None:
             text += f" (95 % interval {entry['ci_low']:+.3f} to {entry['ci_high']:+.3f})"
     rivals = sorted({*tied, *([first] if first is not None else [])} - {chosen})
-    if rivals:
+    leads_here = first is not None and grid.conditions[first].checkpoint == where.checkpoint
+    if first is not None and leads_here and chosen not in (first, *tied):
+        # it surely comes nearer, but not by as much as it neglects the prompt
+        text += f"; weight {grid.conditions[first].weight:g} comes nearer and follows the prompt less"
+    elif rivals:
         checkpoints = list(
             dict.fromkeys(
                 grid.conditions[i].checkpoint for i in rivals if grid.conditions[i].checkpoint != where.checkpoint
