@@ -168,20 +168,20 @@ def flat_row(result: Result) -> dict[str, Any]:
     return row
 
 
-def write_tables(out: Path, results: list[Result], command: str) -> str:
+def write_tables(out: Path, results: list[Result], command: str, seen_below: int | None = None) -> str:
     """Write ``results.csv``, ``results.json`` and ``validity.md`` into ``out``; returns the Markdown."""
     order = list(KINDS)
     results = sorted(results, key=lambda r: (order.index(r["settings"]["kind"]), r["settings"]["seed"]))
     table = pd.DataFrame([flat_row(r) for r in results])
     write_text(out / "results.csv", table.round(4).to_csv(index=False, lineterminator="\n"))
     write_json(out / "results.json", results)
-    text = markdown(results, command)
+    text = markdown(results, command, seen_below)
     write_text(out / "validity.md", text)
     return text
 
 
-def markdown(results: list[Result], command: str) -> str:
-    """The tables as Markdown."""
+def markdown(results: list[Result], command: str, seen_below: int | None = None) -> str:
+    """The tables as Markdown; with ``seen_below`` LoRAs of lower and of higher seeds are told apart too."""
     parts = [
         f"`{command}`",
         f"{len(results)} LoRAs; {_machine()}.",
@@ -240,6 +240,19 @@ def markdown(results: list[Result], command: str) -> str:
             f"{len(tried)}, or one that the full grid declares a tie with its own in {tied} of {len(tried)}. The full "
             f"grid without its last seed gives it in {less['same']} and a tie in {less['tied']}."
         )
+    if seen_below is not None:
+        parts += [
+            f"LoRAs with seeds below {seen_below} and the others. Own: flagged by the dimension of their fault. "
+            "Foreign: flagged by another, and unharmed by the reader:",
+            _table(
+                ("seeds", "n", "own", "good without any flag", "lowest AUC", "foreign", "weight within 0.1",
+                 "checkpoint within 2 points", "not surely worse", "a third of the pictures: tied"),
+                [
+                    _split_row(f"below {seen_below}", [r for r in results if r["settings"]["seed"] < seen_below]),
+                    _split_row(f"from {seen_below}", [r for r in results if r["settings"]["seed"] >= seen_below]),
+                ],
+            ),
+        ]  # fmt: skip
     covered = [c for r in results for c in r["coverage"]]
     if covered:
         parts += [
@@ -284,6 +297,24 @@ def _advice_row(results: list[Result], name: str) -> list[Any]:
         _number(_mean([f.quality_lost for f in fresh])), f"{right} of {len(fresh)}",
         f"{sum(not f.surely_worse for f in fresh)} of {len(fresh)}", f"{own[0]} of {own[1]}",
         f"{own_right[0]} of {own_right[1]}",
+    ]  # fmt: skip
+
+
+def _split_row(name: str, results: list[Result]) -> list[Any]:
+    faults, strangers = separation(results), foreign(results)
+    good = of_kind(results, "good")
+    clean = sum(not any(flagged(r, d) for d in DIMENSIONS) for r in good)
+    fresh = [found for r in results if (found := on_fresh(r)) is not None]
+    tried = [a for r in results if "same" in (a := r.get("adaptive", {}))]
+    worst = max(strangers, key=lambda r: r["flagged"] / max(1, r["measured"]))
+    total = [sum(r[key] for r in strangers) for key in ("flagged", "measured")]
+    return [
+        name, len(results), f"{sum(f['flagged'] for f in faults)} of {sum(f['measured'] for f in faults)}",
+        f"{clean} of {len(good)}", _number(min((f["auc"] for f in faults), default=float("nan"))),
+        f"{total[0]} of {total[1]}; most: {worst['dimension']} {worst['flagged']} of {worst['measured']}",
+        f"{sum(f.weight_off <= WEIGHT_OFF + 1e-9 for f in fresh)} of {len(fresh)}",
+        f"{sum(f.checkpoint_lost <= EQUAL + 1e-9 for f in fresh)} of {len(fresh)}",
+        f"{sum(not f.surely_worse for f in fresh)} of {len(fresh)}", f"{sum(a['tied'] for a in tried)} of {len(tried)}",
     ]  # fmt: skip
 
 

@@ -67,6 +67,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--measure-again", action="store_true", help="measure the pictures of what is finished again, drawing nothing"
     )
+    found.add_argument(
+        "--seen-below",
+        type=int,
+        help="tables also part LoRAs of lower seeds, which rules were made by, from the others",
+    )
     found.add_argument("--table-only", action="store_true", help="make the tables of what is finished")
     return found
 
@@ -116,9 +121,10 @@ def main(argv: list[str]) -> int:
                 ("pool-prompts", options.pool_prompts),
                 ("pool-seeds", options.pool_seeds),
                 ("fresh-prompts", options.fresh_prompts),
+                *([("seen-below", options.seen_below)] if options.seen_below is not None else []),
             )
         )
-        print(write_tables(out, results, command))
+        print(write_tables(out, results, command, options.seen_below))
     return 1 if failed else 0
 
 

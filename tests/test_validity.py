@@ -191,6 +191,11 @@ def test_tables_name_fault_dimension_and_counts() -> None:
     text = tables.markdown([result(), result("noisy", alignment=("poor", 0.2))], "the command")
     assert "| noisy | alignment | 1 | 1.00 | 1 of 1 | 0 of 1 | 0 |" in text
     assert "the command" in text
+    other = result("noisy", alignment=("poor", 0.2), curve=("weak", 0.2))
+    other["settings"] = {**other["settings"], "seed": 800}
+    split = tables.markdown([result(), other], "", seen_below=800)
+    assert "| below 800 | 1 | 0 of 0 | 1 of 1 |" in split
+    assert "| from 800 | 1 | 1 of 1 | 0 of 0 |" in split
     seen = {**result(), "fresh": fresh(a_12=90, b_8=90, b_12=95)}
     assert "| all | 1 of 1 | 0 of 1 | 0.05 | 1 of 1 | 1 of 1 | 1 of 1 | 1 of 1 |" in tables.markdown([seen], "")
 
