@@ -1,21 +1,26 @@
-"""Would a third of the pictures have given the same advice? Answered on pictures that are there already."""
+"""What the adaptive sweep advises: by a third of a full grid's pictures, and by as many, better placed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchmarks._validity_coverage import subset
 from lora_eval.errors import ConfigError
+from lora_eval.host.protocol import Drawn, ImageRequest, LoraUse, Sampling
+from lora_eval.host.standalone import StandaloneHost
 from lora_eval.scorecard.adaptive import Stop, next_round, with_budget
 from lora_eval.scorecard.data import RunData
 from lora_eval.scorecard.decide import Standing, standing
 from lora_eval.scorecard.measure import measure
 from lora_eval.scorecard.plan import Plan
-from lora_eval.scorecard.run import load_run
+from lora_eval.scorecard.run import load_run, score
+from lora_eval.scorecard.store import RunFolder
 
 SHARE = 1 / 3
 RESAMPLES = 300
@@ -43,6 +48,58 @@ def adaptive_answer(run: Path) -> dict[str, Any]:
         "full": _advice(whole), "part": part, "pictures": len(drawn), "of": len(plan), "same": same, "tied": tied,
         "less_a_seed": {"same": less[0], "tied": less[1]},
     }  # fmt: skip
+
+
+def as_many_pictures(
+    host: StandaloneHost, loras: Sequence[Path], history: Path, folder: Path, weights: str
+) -> dict[str, Any]:
+    """The advice of an adaptive sweep over finer ``weights`` and twice the seeds, with as many pictures as the grid.
+
+    Returns:
+        ``checkpoint`` and ``weight``, None where nothing is advised, and the number of ``pictures``.
+    """
+    grid = RunFolder(folder / "score")
+    plan = grid.read_plan()
+    run = folder / "adaptive"
+    card = score(
+        _Remembering(host, grid, plan),
+        loras,
+        run,
+        data=folder / "references",
+        weights=weights,
+        prompts=len(plan.prompts),
+        seeds=2 * len(plan.seeds),
+        budget=len(plan),
+        preset="quick",
+        histories={lora.stem: str(history) for lora in loras},
+        batch_size=8,
+    )
+    return {"checkpoint": card.checkpoint, "weight": card.weight, "pictures": len(RunFolder(run).read_plan())}
+
+
+class _Remembering(StandaloneHost):
+    """The host, but pictures that the grid holds are read: they would come out the same."""
+
+    def __init__(self, host: StandaloneHost, grid: RunFolder, plan: Plan) -> None:
+        self.__dict__.update(host.__dict__)
+        self._drawn = {
+            (cell.request, cell.lora.name if cell.lora else "", cell.weight): grid.image_path(cell)
+            for cell in plan.cells()
+        }
+
+    def generate(
+        self, requests: Sequence[ImageRequest], sampling: Sampling, lora: LoraUse | None = None
+    ) -> list[Drawn]:
+        name, weight = ("", 0.0) if lora is None else (lora.path.stem, lora.weight)
+        known = {r: self._drawn[r, name, weight] for r in requests if (r, name, weight) in self._drawn}
+        missing = [r for r in requests if r not in known]
+        fresh = dict(zip(missing, super().generate(missing, sampling, lora), strict=True)) if missing else {}
+        return [_read(known[r]) if r in known else fresh[r] for r in requests]
+
+
+def _read(path: Path) -> Drawn:
+    with Image.open(path) as image:
+        return Drawn(image.convert("RGB"), str(image.info.get("parameters", "")))
 
 
 def _agrees(whole: Standing, part: tuple[str, float] | None) -> tuple[bool, bool]:

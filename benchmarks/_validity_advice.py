@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,21 +96,13 @@ def checkpoint_lost(result: Result) -> float | None:
     return max(best.values()) - best[result["checkpoint"]]
 
 
-def reader_agrees(results: Iterable[Result], splits: int = 20) -> float:
-    """How often the weight that the reader likes best on half of the pictures is within .1 of the best on the other.
+def reader_choice(result: Result) -> bool | None:
+    """Whether the weight that the reader likes best on the scorecard's own pictures is near the best on fresh ones.
 
-    How little so few pictures tell even him who sees the truth. NaN without advised checkpoints.
+    What so few pictures can tell at all: nobody sees more in them than he who knows the truth. None without advice.
     """
-    rng = np.random.default_rng(0)
-    found: list[bool] = []
-    for result in results:
-        mine = [t for t in result["truth"] if t["checkpoint"] and t["checkpoint"] == result["checkpoint"]]
-        if not mine:
-            continue
-        each, weights = np.array([t["each"] for t in mine]), np.array([t["weight"] for t in mine])
-        for _ in range(splits):
-            order = rng.permutation(each.shape[1])
-            one, other = (each[:, half].mean(axis=1) for half in np.array_split(order, 2))
-            best = weights[other >= other.max() - EQUAL]
-            found.append(bool(np.abs(best - weights[one.argmax()]).min() <= WEIGHT_OFF + 1e-9))
-    return float(np.mean(found)) if found else float("nan")
+    mine = [t for t in result["truth"] if t["checkpoint"] and t["checkpoint"] == result["checkpoint"]]
+    if not mine:
+        return None
+    found = on_fresh({**result, "weight": max(mine, key=lambda t: t["quality"])["weight"]})
+    return None if found is None else found.weight_off <= WEIGHT_OFF + 1e-9

@@ -18,7 +18,7 @@ from benchmarks._validity_advice import (
     Result,
     checkpoint_lost,
     on_fresh,
-    reader_agrees,
+    reader_choice,
     weight_off,
 )
 from lora_eval.files import write_json, write_text
@@ -26,6 +26,7 @@ from lora_eval.scorecard.data import DIMENSIONS
 from lora_eval.scorecard.statistics import wilson
 
 FLAGS = ("weak", "poor")
+ADVICE = ("weight within 0.1", "quality lost by it", "checkpoint within 2 points", "not surely worse")
 _RANK = {"good": 0, "weak": 1, "poor": 2}
 # by the reader: shares from which a concept shows, by which something is lost, at which seeds disagree (0 to 1)
 SHOWS, LOST, DISAGREE = 0.8, 0.1, 0.2
@@ -205,15 +206,14 @@ def markdown(results: list[Result], command: str, seen_below: int | None = None)
         "steps of a tenth, and for each other checkpoint at its best weight; what is within 2 points of the best "
         "counts as best. Beside it the same by the scorecard's own pictures:",
         _table(
-            ("kind", "with a weight", "weight within 0.1", "quality lost by it", "checkpoint within 2 points",
-             "not surely worse", "own pictures: weight", "checkpoint"),
+            ("kind", "with a weight", *ADVICE, "own pictures: weight", "checkpoint"),
             [
                 *(_advice_row(results, kind) for kind in KINDS if of_kind(results, kind)),
                 _advice_row(results, ""),
             ],
         ),
-        f"The reader itself, choosing a weight by half of those, is within 0.1 of the best by the other half in "
-        f"{reader_agrees(results):.0%}.",
+        "The reader itself, choosing a weight of the advised checkpoint by the scorecard's own pictures, is within 0.1 "
+        f"of the best in {_of(reader_choice(r) for r in results)}.",
         "What the reader saw at the weight nearest 1 of the last checkpoint (means): was the fault planted?",
         _table(
             ("kind", "read as concept", "attributes as asked", "concept without trigger", "in no foreign style"),
@@ -240,13 +240,21 @@ def markdown(results: list[Result], command: str, seen_below: int | None = None)
             f"{len(tried)}, or one that the full grid declares a tie with its own in {tied} of {len(tried)}. The full "
             f"grid without its last seed gives it in {less['same']} and a tie in {less['tied']}."
         )
+    if any("as_many" in r for r in results):
+        parts += [
+            "The same for an adaptive sweep with as many pictures, over weights twice as fine and twice the seeds:",
+            _table(
+                ("kind", "with a weight", *ADVICE),
+                [*(_placed_row(results, k) for k in KINDS if of_kind(results, k)), _placed_row(results, "")],
+            ),
+        ]
     if seen_below is not None:
         parts += [
             f"LoRAs with seeds below {seen_below} and the others. Own: flagged by the dimension of their fault. "
             "Foreign: flagged by another, and unharmed by the reader:",
             _table(
-                ("seeds", "n", "own", "good without any flag", "lowest AUC", "foreign", "weight within 0.1",
-                 "checkpoint within 2 points", "not surely worse", "a third of the pictures: tied"),
+                ("seeds", "n", "own", "good without any flag", "lowest AUC", "foreign", *ADVICE,
+                 "a third of the pictures: tied"),
                 [
                     _split_row(f"below {seen_below}", [r for r in results if r["settings"]["seed"] < seen_below]),
                     _split_row(f"from {seen_below}", [r for r in results if r["settings"]["seed"] >= seen_below]),
@@ -287,24 +295,35 @@ def _foreign_row(row: dict[str, Any]) -> list[Any]:
 
 def _advice_row(results: list[Result], name: str) -> list[Any]:
     mine = of_kind(results, name) if name else results
-    fresh = [found for r in mine if (found := on_fresh(r)) is not None]
-    near = sum(f.weight_off <= WEIGHT_OFF + 1e-9 for f in fresh)
-    right = sum(f.checkpoint_lost <= EQUAL + 1e-9 for f in fresh)
     own = rate(None if (off := weight_off(r)) is None else off <= WEIGHT_OFF + 1e-9 for r in mine)
     own_right = rate(None if (off := checkpoint_lost(r)) is None else off <= EQUAL + 1e-9 for r in mine)
+    with_weight = f"{sum(r['weight'] is not None for r in mine)} of {len(mine)}"
     return [
-        name or "all", f"{sum(r['weight'] is not None for r in mine)} of {len(mine)}", f"{near} of {len(fresh)}",
-        _number(_mean([f.quality_lost for f in fresh])), f"{right} of {len(fresh)}",
-        f"{sum(not f.surely_worse for f in fresh)} of {len(fresh)}", f"{own[0]} of {own[1]}",
-        f"{own_right[0]} of {own_right[1]}",
+        name or "all", with_weight, *_advice_cells(mine), f"{own[0]} of {own[1]}", f"{own_right[0]} of {own_right[1]}"
     ]  # fmt: skip
+
+
+def _placed_row(results: list[Result], name: str) -> list[Any]:
+    mine = [{**r, **r["as_many"]} for r in (of_kind(results, name) if name else results) if "as_many" in r]
+    with_weight = f"{sum(r['weight'] is not None for r in mine)} of {len(mine)}"
+    return [name or "all", with_weight, *_advice_cells(mine)]
+
+
+def _advice_cells(results: list[Result]) -> list[str]:
+    """Weights near the best, quality they lose, checkpoints as good as the best, those not surely worse."""
+    found = [advised for r in results if (advised := on_fresh(r)) is not None]
+    return [
+        f"{sum(a.weight_off <= WEIGHT_OFF + 1e-9 for a in found)} of {len(found)}",
+        _number(_mean([a.quality_lost for a in found])),
+        f"{sum(a.checkpoint_lost <= EQUAL + 1e-9 for a in found)} of {len(found)}",
+        f"{sum(not a.surely_worse for a in found)} of {len(found)}",
+    ]
 
 
 def _split_row(name: str, results: list[Result]) -> list[Any]:
     faults, strangers = separation(results), foreign(results)
     good = of_kind(results, "good")
     clean = sum(not any(flagged(r, d) for d in DIMENSIONS) for r in good)
-    fresh = [found for r in results if (found := on_fresh(r)) is not None]
     tried = [a for r in results if "same" in (a := r.get("adaptive", {}))]
     worst = max(strangers, key=lambda r: r["flagged"] / max(1, r["measured"]))
     total = [sum(r[key] for r in strangers) for key in ("flagged", "measured")]
@@ -312,10 +331,13 @@ def _split_row(name: str, results: list[Result]) -> list[Any]:
         name, len(results), f"{sum(f['flagged'] for f in faults)} of {sum(f['measured'] for f in faults)}",
         f"{clean} of {len(good)}", _number(min((f["auc"] for f in faults), default=float("nan"))),
         f"{total[0]} of {total[1]}; most: {worst['dimension']} {worst['flagged']} of {worst['measured']}",
-        f"{sum(f.weight_off <= WEIGHT_OFF + 1e-9 for f in fresh)} of {len(fresh)}",
-        f"{sum(f.checkpoint_lost <= EQUAL + 1e-9 for f in fresh)} of {len(fresh)}",
-        f"{sum(not f.surely_worse for f in fresh)} of {len(fresh)}", f"{sum(a['tied'] for a in tried)} of {len(tried)}",
+        *_advice_cells(results), f"{sum(a['tied'] for a in tried)} of {len(tried)}",
     ]  # fmt: skip
+
+
+def _of(values: Iterable[bool | None]) -> str:
+    found, known = rate(values)
+    return f"{found} of {known}"
 
 
 def _fresh_pictures(results: list[Result]) -> int:

@@ -29,7 +29,7 @@ from benchmarks._planted import (
     training_pairs,
     write_dataset,
 )
-from benchmarks._validity_adaptive import adaptive_answer
+from benchmarks._validity_adaptive import adaptive_answer, as_many_pictures
 from benchmarks._validity_coverage import covered, draw_pool
 from benchmarks._validity_tables import write_tables
 from benchmarks._validity_truth import in_question, read_fresh, read_truth
@@ -63,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--steps", type=int, help="steps of a good LoRA; default: the recipe's")
     found.add_argument("--pool-prompts", type=int, default=48, help="fresh prompts for the truth of intervals; 0: none")
     found.add_argument("--pool-seeds", type=int, default=12)
+    found.add_argument(
+        "--adaptive-weights",
+        default="0-1.2 [13]",
+        help="of an adaptive sweep with as many pictures as the grid; '': none",
+    )
     found.add_argument("--fresh-prompts", type=int, default=50, help="fresh prompts for the truth of advice; 0: none")
     found.add_argument(
         "--measure-again", action="store_true", help="measure the pictures of what is finished again, drawing nothing"
@@ -120,6 +125,7 @@ def main(argv: list[str]) -> int:
                 ("seeds", options.seeds),
                 ("pool-prompts", options.pool_prompts),
                 ("pool-seeds", options.pool_seeds),
+                ("adaptive-weights", options.adaptive_weights),
                 ("fresh-prompts", options.fresh_prompts),
                 *([("seen-below", options.seen_below)] if options.seen_below is not None else []),
             )
@@ -167,6 +173,9 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
             result.update(again)
             result["truth"] = read_truth(reader, RunFolder(folder / "score"), case.concept)
             result["adaptive"] = adaptive_answer(folder / "score")
+            if "as_many" in result:
+                card = report(folder / "adaptive")
+                result["as_many"].update(checkpoint=card.checkpoint, weight=card.weight)
             result["pictures"] = _triggered(RunFolder(folder / "score"))
         missing = _draw_truth(host, reader, case, folder, result, options) if not options.measure_again else False
         pool = (folder / "pool" / "summary.csv").exists()
@@ -184,12 +193,17 @@ def _draw_truth(
     """Draw what the truth of advice and of intervals needs and is not there; whether anything was."""
     loras, history = _trained(host, case, folder, options)
     drawn = False
-    if options.fresh_prompts and result["checkpoint"]:
+    if options.adaptive_weights and "as_many" not in result:
+        result["as_many"] = as_many_pictures(host, loras, history, folder, options.adaptive_weights)
+        drawn = True
+    if options.fresh_prompts:
         # what another advice was drawn for stays useful
         count = options.fresh_prompts * options.seeds
         there = [e for e in result.get("fresh", []) if len(e["named"]) == count]
         known = {(e["checkpoint"], e["weight"]) for e in there}
-        uses = [(lora, weight) for lora, weight in in_question(loras, result) if (lora.stem, weight) not in known]
+        advices = [result, {**result, **result.get("as_many", {})}]
+        wanted = dict.fromkeys(use for one in advices if one["checkpoint"] for use in in_question(loras, one))
+        uses = [(lora, weight) for lora, weight in wanted if (lora.stem, weight) not in known]
         if uses:
             seen = read_fresh(host, reader, uses, case.concept, case.seed, options.fresh_prompts, options.seeds)
             result["fresh"] = there + seen

@@ -177,14 +177,11 @@ def test_in_question_are_weights_near_the_best_those_between_them_and_the_advise
     assert asked(0.4) == {"a": [1.2], "b": [0.4, 0.6, 0.8, 1.0, 1.2]}
 
 
-def test_the_reader_agrees_with_itself_where_a_weight_is_clearly_best_and_not_where_chance_decides() -> None:
-    assert advice.reader_agrees([result()]) == 1.0
-    chance = result()
-    rng = np.random.default_rng(0)
-    for entry in chance["truth"]:
-        entry["each"] = rng.normal(size=32).tolist()
-    assert 0.02 < advice.reader_agrees([chance], splits=300) < 0.8
-    assert np.isnan(advice.reader_agrees([result(checkpoint=None, weight=None)]))
+def test_the_readers_own_choice_is_judged_by_fresh_pictures_too() -> None:
+    one = {**result(weight=0.4), "fresh": fresh(a_12=90, b_4=50, b_8=80, b_12=95)}
+    assert advice.reader_choice(one) is False
+    assert advice.reader_choice({**one, "fresh": fresh(a_12=90, b_4=50, b_8=94, b_12=95)}) is True
+    assert advice.reader_choice(result(checkpoint=None, weight=None)) is None
 
 
 def test_tables_name_fault_dimension_and_counts() -> None:
@@ -197,7 +194,9 @@ def test_tables_name_fault_dimension_and_counts() -> None:
     assert "| below 800 | 1 | 0 of 0 | 1 of 1 |" in split
     assert "| from 800 | 1 | 1 of 1 | 0 of 0 |" in split
     seen = {**result(), "fresh": fresh(a_12=90, b_8=90, b_12=95)}
-    assert "| all | 1 of 1 | 0 of 1 | 0.05 | 1 of 1 | 1 of 1 | 1 of 1 | 1 of 1 |" in tables.markdown([seen], "")
+    text = tables.markdown([{**seen, "as_many": {"checkpoint": "b", "weight": 1.2, "pictures": 9}}], "")
+    assert "| all | 1 of 1 | 0 of 1 | 0.05 | 1 of 1 | 1 of 1 | 1 of 1 | 1 of 1 |" in text
+    assert "| all | 1 of 1 | 1 of 1 | 0.00 | 1 of 1 | 1 of 1 |" in text
 
 
 # -- faults -------------------------------------------------------------------------------------
