@@ -315,11 +315,12 @@ def _sentence(
         more = len(checkpoints) - 3
         earlier = any(_order(grid, i)[:2] < _order(grid, chosen)[:2] for i in rivals)
         text += f"; cannot be told from {' and '.join(parts)}" + (f" and {more} more" if more > 0 else "")
-        text += (
-            ", of equals the later is taken, whose loss curve is sound"
-            if earlier
-            else ", of equals the earlier and lower is taken"
-        )
+        if earlier:
+            text += ", of equals the later is taken, whose loss curve is sound"
+        elif any(weight < where.weight for weight in same):
+            text += ", likeness and prompt together speak for this one"
+        else:
+            text += ", of equals the earlier and lower is taken"
     scored = [d for d in dimensions.values() if d.verdict in ("weak", "poor") and d.score is not None]
     if scored:
         worst = min(scored, key=lambda d: (d.verdict != "poor", d.score if d.score is not None else 9.0, d.name))

@@ -268,6 +268,22 @@ def test_a_weight_is_worth_its_likeness_and_the_prompt_that_it_keeps(monkeypatch
     nearer = "weight 1.2 comes nearer and follows the prompt less" in card.verdict
     # .29 is surely less than .30 here, and a tie only within a fiftieth
     assert nearer == (weight == 1.0 and gains[1] < 0.98 * gains[2])
+    tied = "cannot be told from weight" in card.verdict
+    assert tied == (gains[1] >= 0.98 * gains[2])
+    if tied:
+        assert "of equals the earlier and lower is taken" in card.verdict
+
+
+def test_a_lower_weight_that_ties_and_is_not_taken_is_not_called_the_one_that_is(monkeypatch) -> None:
+    run = make_run("good", weights=(0.0, 0.4, 1.0, 1.2))
+    found = measure(run, RESAMPLES)
+    cube = np.array([0.1, 0.28, 0.3])[:, None, None] + 0.2 * np.random.default_rng(0).normal(size=(3, 8, 4))
+    cube += np.array([0.1, 0.28, 0.3])[:, None, None] - cube.mean(axis=(1, 2), keepdims=True)
+    draws = resample(cube, RESAMPLES)
+    monkeypatch.setattr(deciding, "_objective", lambda grid, measurement: deciding._Objective(draws, cube, "gain"))
+    card = decide(run, found)
+    assert card.weight == 1.2
+    assert "cannot be told from weight 1, likeness and prompt together speak for this one" in card.verdict
 
 
 # -- intervals ------------------------------------------------------------------------------------
