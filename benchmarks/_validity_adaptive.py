@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks._validity_advice import WEIGHT_OFF
 from benchmarks._validity_coverage import subset
 from lora_eval.errors import ConfigError
 from lora_eval.host.protocol import Drawn, ImageRequest, LoraUse, Sampling
@@ -106,7 +107,7 @@ def _agrees(whole: Standing, part: tuple[str, float] | None) -> tuple[bool, bool
     """Whether an advice is the full grid's, and whether it is that or a tie with it."""
     full = _advice(whole)
     same = full == part or (
-        full is not None and part is not None and full[0] == part[0] and abs(full[1] - part[1]) <= 0.1 + 1e-9
+        full is not None and part is not None and full[0] == part[0] and abs(full[1] - part[1]) <= WEIGHT_OFF
     )
     ties = [whole.grid.conditions[i] for i in (whole.first, *whole.tied) if i is not None]
     return bool(same), bool(same) or part in [(c.checkpoint, c.weight) for c in ties]

@@ -10,7 +10,8 @@ import numpy as np
 
 # what the reader finds within this of the best is equally good
 EQUAL = 0.02
-WEIGHT_OFF = 0.1
+# weights within this of each other are one, rounding aside
+WEIGHT_OFF = 0.1 + 1e-9
 
 Result = dict[str, Any]
 
@@ -31,6 +32,16 @@ class Advised:
     quality_lost: float
     checkpoint_lost: float
     surely_worse: bool
+
+    @property
+    def near(self) -> bool:
+        """Whether the weight is within .1 of a best one."""
+        return self.weight_off <= WEIGHT_OFF
+
+    @property
+    def equal(self) -> bool:
+        """Whether the checkpoint is within 2 points of the best one."""
+        return self.checkpoint_lost <= EQUAL + 1e-9
 
 
 def best_weights(truth: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -105,4 +116,4 @@ def reader_choice(result: Result) -> bool | None:
     if not mine:
         return None
     found = on_fresh({**result, "weight": max(mine, key=lambda t: t["quality"])["weight"]})
-    return None if found is None else found.weight_off <= WEIGHT_OFF + 1e-9
+    return None if found is None else found.near

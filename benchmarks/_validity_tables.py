@@ -183,6 +183,7 @@ def write_tables(out: Path, results: list[Result], command: str, seen_below: int
 
 def markdown(results: list[Result], command: str, seen_below: int | None = None) -> str:
     """The tables as Markdown; with ``seen_below`` LoRAs of lower and of higher seeds are told apart too."""
+    kinds = [name for name in KINDS if of_kind(results, name)]
     parts = [
         f"`{command}`",
         f"{len(results)} LoRAs; {_machine()}.",
@@ -196,7 +197,7 @@ def markdown(results: list[Result], command: str, seen_below: int | None = None)
             ],
         ),
         "Flags by kind and dimension; **bold** is the fault's own, *slanted* a dimension that the fault harms too:",
-        _table(("kind", "n", *DIMENSIONS), [_flag_row(results, kind) for kind in KINDS if of_kind(results, kind)]),
+        _table(("kind", "n", *DIMENSIONS), [_flag_row(results, kind) for kind in kinds]),
         "Foreign flags: LoRAs with another dimension's fault, parted by whether the reader sees this one harmed:",
         _table(
             ("dimension", "unharmed and flagged", "share", "95 % interval", "harmed and flagged"),
@@ -207,17 +208,14 @@ def markdown(results: list[Result], command: str, seen_below: int | None = None)
         "counts as best. Beside it the same by the scorecard's own pictures:",
         _table(
             ("kind", "with a weight", *ADVICE, "own pictures: weight", "checkpoint"),
-            [
-                *(_advice_row(results, kind) for kind in KINDS if of_kind(results, kind)),
-                _advice_row(results, ""),
-            ],
+            [_advice_row(results, kind) for kind in (*kinds, "")],
         ),
         "The reader itself, choosing a weight of the advised checkpoint by the scorecard's own pictures, is within 0.1 "
         f"of the best in {_of(reader_choice(r) for r in results)}.",
         "What the reader saw at the weight nearest 1 of the last checkpoint (means): was the fault planted?",
         _table(
             ("kind", "read as concept", "attributes as asked", "concept without trigger", "in no foreign style"),
-            [_truth_row(results, kind) for kind in KINDS if of_kind(results, kind)],
+            [_truth_row(results, kind) for kind in kinds],
         ),
     ]  # fmt: skip
     read = [(r["settings"]["kind"], r["curve"]) for r in results if r.get("curve")]
@@ -240,12 +238,12 @@ def markdown(results: list[Result], command: str, seen_below: int | None = None)
             f"{len(tried)}, or one that the full grid declares a tie with its own in {tied} of {len(tried)}. The full "
             f"grid without its last seed gives it in {less['same']} and a tie in {less['tied']}."
         )
-    if any("as_many" in r for r in results):
+    if placed := [{**r, **r["as_many"]} for r in results if "as_many" in r]:
         parts += [
             "The same for an adaptive sweep with as many pictures, over weights twice as fine and twice the seeds:",
             _table(
                 ("kind", "with a weight", *ADVICE),
-                [*(_placed_row(results, k) for k in KINDS if of_kind(results, k)), _placed_row(results, "")],
+                [_placed_row(placed, kind) for kind in (*kinds, "")],
             ),
         ]
     if seen_below is not None:
@@ -294,29 +292,26 @@ def _foreign_row(row: dict[str, Any]) -> list[Any]:
 
 
 def _advice_row(results: list[Result], name: str) -> list[Any]:
+    """A kind's advice, of all kinds where ``name`` is "", and the same by the scorecard's own pictures."""
     mine = of_kind(results, name) if name else results
-    own = rate(None if (off := weight_off(r)) is None else off <= WEIGHT_OFF + 1e-9 for r in mine)
-    own_right = rate(None if (off := checkpoint_lost(r)) is None else off <= EQUAL + 1e-9 for r in mine)
-    with_weight = f"{sum(r['weight'] is not None for r in mine)} of {len(mine)}"
-    return [
-        name or "all", with_weight, *_advice_cells(mine), f"{own[0]} of {own[1]}", f"{own_right[0]} of {own_right[1]}"
-    ]  # fmt: skip
+    own = _of(None if (off := weight_off(r)) is None else off <= WEIGHT_OFF for r in mine)
+    own_right = _of(None if (off := checkpoint_lost(r)) is None else off <= EQUAL + 1e-9 for r in mine)
+    return [*_placed_row(results, name), own, own_right]
 
 
 def _placed_row(results: list[Result], name: str) -> list[Any]:
-    mine = [{**r, **r["as_many"]} for r in (of_kind(results, name) if name else results) if "as_many" in r]
-    with_weight = f"{sum(r['weight'] is not None for r in mine)} of {len(mine)}"
-    return [name or "all", with_weight, *_advice_cells(mine)]
+    mine = of_kind(results, name) if name else results
+    return [name or "all", _of(r["weight"] is not None for r in mine), *_advice_cells(mine)]
 
 
 def _advice_cells(results: list[Result]) -> list[str]:
     """Weights near the best, quality they lose, checkpoints as good as the best, those not surely worse."""
     found = [advised for r in results if (advised := on_fresh(r)) is not None]
     return [
-        f"{sum(a.weight_off <= WEIGHT_OFF + 1e-9 for a in found)} of {len(found)}",
+        _of(a.near for a in found),
         _number(_mean([a.quality_lost for a in found])),
-        f"{sum(a.checkpoint_lost <= EQUAL + 1e-9 for a in found)} of {len(found)}",
-        f"{sum(not a.surely_worse for a in found)} of {len(found)}",
+        _of(a.equal for a in found),
+        _of(not a.surely_worse for a in found),
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks._validity_advice import best_weights
+from benchmarks._validity_advice import WEIGHT_OFF, best_weights
 from lora_eval.host.protocol import ImageRequest, LoraUse
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.scorecard.grid import CORE_ROLES, OPEN_ROLES
@@ -26,8 +26,6 @@ PLACES = ("on the left", "in the center", "on the right")
 FRESH_FIRST_SEED = 2001
 # further below the best than the error of a quality by a grid's 32 pictures, about a tenth
 PLATEAU = 0.15
-# weights further apart than this have one between them that may be better than both
-FINE = 0.1001
 BATCH = 32
 
 
@@ -39,7 +37,7 @@ def read_truth(reader: Reader, folder: RunFolder, concept: str) -> list[dict[str
         ``accuracy`` (share read as the concept; ``core`` and ``challenge`` on the prompts of these roles alone),
         ``disagree`` (how much seeds of one prompt differ in being read as the concept, 0 to 1),
         ``attributes`` (share of colours, backgrounds, textures and
-        places as asked), ``quality`` (mean of concept x attributes, picture by picture: ``each``), ``leak``
+        places as asked), ``quality`` (mean of concept x attributes, picture by picture), ``leak``
         (share read as the concept without the trigger), ``plain style`` (share in no foreign style).
     """
     plan = folder.read_plan()
@@ -69,7 +67,6 @@ def read_truth(reader: Reader, folder: RunFolder, concept: str) -> list[dict[str
                 "disagree": float((4 * shares * (1 - shares)).mean()),
                 "attributes": float(right.mean()),
                 "quality": float((probability * right).mean()),
-                "each": np.round(probability * right, 4).tolist(),
                 "leak": None if foreign is None else float(
                     (foreign.argmax(axis=1) == classes["shape"].index(concept)).mean()
                 ),
@@ -121,7 +118,7 @@ def in_question(loras: Sequence[Path], result: dict[str, Any]) -> Uses:
     top = max(t["quality"] for t in mine)
     near = {t["weight"] for t in mine if t["quality"] >= top - PLATEAU} | {result["weight"], best[result["checkpoint"]]}
     grid = sorted(t["weight"] for t in mine)
-    halves = {round((a + b) / 2, 4) for a, b in pairwise(grid) if {a, b} <= near and b - a > FINE}
+    halves = {round((a + b) / 2, 4) for a, b in pairwise(grid) if {a, b} <= near and b - a > WEIGHT_OFF}
     return [
         (lora, weight)
         for lora in loras

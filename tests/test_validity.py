@@ -41,7 +41,7 @@ def result(
     for name, step, quality in (("a", 10, (0.1, 0.3, 0.6)), ("b", 20, (0.5, 0.9, 0.89))):
         for at, value in zip((0.4, 0.8, 1.2), quality, strict=True):
             truth.append({"checkpoint": name, "step": step, "weight": at, "concept": value, "accuracy": value,
-                          "quality": value, "each": [value + 0.1, value - 0.1] * 16, **entry})  # fmt: skip
+                          "quality": value, **entry})  # fmt: skip
     return {
         "settings": {"kind": kind, "concept": "mave", "seed": 0},
         "verdict": "", "checkpoint": checkpoint, "weight": weight, "dimensions": dimensions, "truth": truth,
@@ -301,7 +301,7 @@ def test_a_good_lora_is_told_from_an_undertrained_one(tmp_path: Path, capsys: py
     # the shipped CLIP takes a ring for half a quib, so likeness alone is not asked to tell: the curve does
     assert tables.flagged(under, "curve") and not tables.flagged(good, "curve")
     assert (under["dimensions"]["fidelity"]["score"] or 0.0) < good["dimensions"]["fidelity"]["score"]
-    assert tables.weight_off(good) <= 0.4
+    assert advice.weight_off(good) <= 0.4
 
     # nothing is made twice, and a finished folder is not taken by mistake
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
