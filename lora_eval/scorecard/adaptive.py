@@ -109,9 +109,9 @@ class _View:
 
     def __init__(self, plan: Plan, data: RunData, measurement: Measurement) -> None:
         # at the first use: the tabs ask for the size of a first round alone, while the WebUI starts
-        from lora_eval.scorecard.decide import lowest_equal, standing
+        from lora_eval.scorecard.decide import standing
 
-        self.plan, self.lowest_equal = plan, lowest_equal
+        self.plan = plan
         self.now = standing(data, measurement)
         self.grid: Grid = self.now.grid
         self.weights = sorted(w for w in plan.weights if w != 0)
@@ -154,9 +154,7 @@ class _View:
             best = self._best(name)
             top = self.grid.conditions[best].weight
             usable = [i for i in mine.values() if self.open[i]]
-            advised = (
-                self.grid.conditions[self.lowest_equal(self.grid, self.now.worth, usable)].weight if usable else top
-            )
+            advised = self.grid.conditions[self.now.advised_of(usable)].weight if usable else top
             broken = [w for w, i in sorted(mine.items()) if not self.open[i] and w > 0]
             wanted = [self._below(mine, advised)]
             if broken and (not usable or broken[0] > advised):

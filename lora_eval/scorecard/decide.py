@@ -83,6 +83,10 @@ class Standing:
         """Draws (C,) of what is ranked by."""
         return self.objective.draws
 
+    def advised_of(self, conditions: list[int]) -> int:
+        """The one that would be advised if only these weights of one checkpoint could be."""
+        return _lowest_equal(self.grid, self.worth, conditions)
+
 
 def standing(data: RunData, measurement: Measurement) -> Standing:
     """Gates, rank and ties of a measured run."""
@@ -100,7 +104,7 @@ def standing(data: RunData, measurement: Measurement) -> Standing:
     worth = np.where(gain > 0, gain * np.clip(kept, 0.0, None) ** PROMPT_POWER, gain)
     chosen = None
     if first is not None:
-        chosen = lowest_equal(grid, worth, _of_checkpoint(grid, rows, gain, usable, first, tied))
+        chosen = _lowest_equal(grid, worth, _of_checkpoint(grid, rows, gain, usable, first, tied))
     return Standing(grid, rows, objective, shut, candidates, gain, worth, first, tied, chosen)
 
 
@@ -181,7 +185,7 @@ def _of_checkpoint(
     return [i for i in usable if grid.conditions[i].checkpoint == name]
 
 
-def lowest_equal(grid: Grid, worth: np.ndarray, conditions: list[int]) -> int:
+def _lowest_equal(grid: Grid, worth: np.ndarray, conditions: list[int]) -> int:
     """The one of lowest weight among those worth as much as the best, a hundredth aside."""
     top = max(conditions, key=lambda i: (worth[i], -i))
     # a worth below 0 is within a hundredth of nothing but itself
@@ -299,9 +303,10 @@ def _sentence(
         text += f": likeness gained {entry['value']:+.3f}"
         if entry["ci_low"] is not None:
             text += f" (95 % interval {entry['ci_low']:+.3f} to {entry['ci_high']:+.3f})"
-    rivals = sorted({*tied, *([first] if first is not None else [])} - {chosen})
-    leads_here = first is not None and grid.conditions[first].checkpoint == where.checkpoint
-    if first is not None and leads_here and chosen not in (first, *tied):
+    # where one is chosen, one leads
+    assert first is not None
+    rivals = sorted({first, *tied} - {chosen})
+    if grid.conditions[first].checkpoint == where.checkpoint and chosen not in (first, *tied):
         # it surely comes nearer, but not by as much as it neglects the prompt
         text += f"; weight {grid.conditions[first].weight:g} comes nearer and follows the prompt less"
     elif rivals:

@@ -182,9 +182,14 @@ def _style_scale(styles: np.ndarray, base_rows: np.ndarray) -> np.ndarray:
     # sorted, so that sums run in the same order however the table is ordered
     every = np.sort(np.concatenate(groups), axis=0)
     middle = every.mean(axis=0)
-    within = np.sort([len(g) * ((g - middle) ** 2).sum(axis=0) - (g - middle).sum(axis=0) ** 2 for g in groups], axis=0)
-    pairs = len(every) ** 2 - sum(len(g) ** 2 for g in groups)
-    between = len(every) * ((every - middle) ** 2).sum(axis=0) - within.sum(axis=0)
+
+    def over_pairs(rows: np.ndarray) -> np.ndarray:
+        """Squared differences, summed over pairs of rows."""
+        off = rows - middle
+        return np.asarray(len(rows) * (off**2).sum(axis=0) - off.sum(axis=0) ** 2)
+
+    pairs = len(every) ** 2 - sum(len(group) ** 2 for group in groups)
+    between = over_pairs(every) - np.sort([over_pairs(group) for group in groups], axis=0).sum(axis=0)
     deviation = np.sqrt(np.clip(between, 0.0, None) / pairs) if pairs else every.std(axis=0)
     return np.where(deviation > 1e-6, deviation, 1.0)
 
