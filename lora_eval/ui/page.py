@@ -10,10 +10,18 @@ from typing import Any
 import gradio as gr
 
 from lora_eval.desk import Desk
-from lora_eval.ui import pictures, render
+from lora_eval.ui import pictures, render, text
 from lora_eval.ui.compat import Update, html, listen, section
 
 HIDDEN = ["lora-eval-hidden"]
+
+
+def job_buttons(element: str, start: str) -> tuple[gr.Button, gr.Button]:
+    """The buttons that start and interrupt the tab's job; ``start``: what the first says. Made where a row is open."""
+    return (
+        gr.Button(start, variant="primary", scale=3, min_width=120, elem_id=f"{element}_start"),
+        gr.Button(text.INTERRUPT, variant="stop", scale=1, min_width=90, elem_id=f"{element}_interrupt"),
+    )
 
 
 def make_requests(element: str) -> dict[str, Any]:

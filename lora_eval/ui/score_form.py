@@ -88,15 +88,10 @@ def choices(desk: Desk) -> dict[str, Any]:
 def buttons() -> tuple[dict[str, Any], Any]:
     """Start, interrupt and the hidden one the page fills the form with; and where they answer."""
     with gr.Row(elem_classes=["lora-eval-buttons"]):
-        buttons = {
-            "run": gr.Button(text.RUN, variant="primary", scale=3, min_width=120, elem_id=f"{ELEMENT}_start"),
-            "interrupt": gr.Button(
-                text.INTERRUPT, variant="stop", scale=1, min_width=90, elem_id=f"{ELEMENT}_interrupt"
-            ),
-        }
+        run, interrupt = page.job_buttons(ELEMENT, text.RUN)
     # the page clicks this one when a training run is to be scored, with the run's folder
-    buttons["fill"] = gr.Button("fill", elem_id=f"{ELEMENT}_fill", elem_classes=page.HIDDEN)
-    return buttons, html(visible=False, elem_id=f"{ELEMENT}_message")
+    fill = gr.Button("fill", elem_id=f"{ELEMENT}_fill", elem_classes=page.HIDDEN)
+    return {"run": run, "interrupt": interrupt, "fill": fill}, html(visible=False, elem_id=f"{ELEMENT}_message")
 
 
 def settings(desk: Desk) -> dict[str, Any]:

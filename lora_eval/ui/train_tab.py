@@ -81,13 +81,9 @@ def _choices(desk: Desk) -> dict[str, Any]:
 
 def _buttons() -> tuple[dict[str, Any], Any]:
     with gr.Row(elem_classes=["lora-eval-buttons"]):
-        buttons = {
-            "train": gr.Button(text.TRAIN, variant="primary", scale=3, min_width=120, elem_id=f"{ELEMENT}_start"),
-            "interrupt": gr.Button(
-                text.INTERRUPT, variant="stop", scale=1, min_width=90, elem_id=f"{ELEMENT}_interrupt"
-            ),
-            "resume": gr.Button(text.RESUME, scale=1, min_width=90, elem_id=f"{ELEMENT}_resume"),
-        }
+        train, interrupt = page.job_buttons(ELEMENT, text.TRAIN)
+        resume = gr.Button(text.RESUME, scale=1, min_width=90, elem_id=f"{ELEMENT}_resume")
+    buttons = {"train": train, "interrupt": interrupt, "resume": resume}
     return buttons, html(visible=False, elem_id=f"{ELEMENT}_message")
 
 
