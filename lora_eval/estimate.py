@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_eval import library
 from lora_eval.errors import ConfigError
-from lora_eval.scorecard.adaptive import COARSE, START_SEEDS
+from lora_eval.scorecard.adaptive import COARSE
 from lora_eval.scorecard.data import KINDS
 from lora_eval.scorecard.plan import check_axes
 from lora_eval.scorecard.planning import PRESETS
@@ -128,7 +128,8 @@ def _sizes(order: ScoreOrder, tiny: bool) -> tuple[int, int]:
     else:
         seeds = order.seeds if isinstance(order.seeds, int) else len(set(order.seeds))
     prompts, loras = _prompts(order, preset.prompts, tiny), max(1, len(order.loras))
-    first = prompts * min(START_SEEDS, seeds) * (1 + loras * min(COARSE, len(weights)))
+    # with one seed, which is what a small budget begins with
+    first = prompts * (1 + loras * min(COARSE, len(weights)))
     return prompts * seeds * (1 + loras * len(weights)), first
 
 

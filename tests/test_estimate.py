@@ -77,7 +77,10 @@ def test_without_a_budget_adaptive_takes_a_third_of_the_thorough_grid(made: Any)
 
 def test_the_smallest_budget_that_is_taken_is_the_first_round_of_the_plan(made: Any) -> None:
     order = ScoreOrder(made[1], preset=ADAPTIVE)
-    first = len(plan_of(made, order))
+    prompts, loras = len(plan_of(made, order).prompts), len(made[1])
+    # weight 0 and three weights of every LoRA, with one seed
+    first = prompts * (1 + 3 * loras)
+    assert len(plan_of(made, replace(order, budget=first))) == first
     assert estimate(replace(order, budget=first), None).images == first
     with pytest.raises(ConfigError, match=f"needs {first}"):
         estimate(replace(order, budget=first - 1), None)

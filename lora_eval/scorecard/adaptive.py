@@ -1,12 +1,14 @@
 """Which pictures to draw next, so that a part of the grid gives the whole grid's advice.
 
-A sweep is drawn in rounds. The first draws every checkpoint at a few weights with two seeds. Each later one
-looks at what is there and draws, in this order, as far as the budget goes:
+A sweep is drawn in rounds. The first draws every checkpoint at a few weights, with two seeds where that leaves half
+of the budget, else with one. Each later one looks at what is there and draws, in this order, as far as the budget goes:
 
 1. **weights**: the middle of the gap below the weight that would be advised, the gap in which pictures begin to
    break, and those beside the weight of most likeness; at the checkpoints that may still be the best;
-2. **seeds**, when no such gap is left: twice as many for the best condition and for those whose paired 99 %
-   interval of the difference to it contains 0. A condition that surely lost gets no more.
+2. **seeds**, when no such gap is left: up to twice as many for the best condition and for those that may be advised
+   instead, as long as the paired 99 % interval of the difference to it contains 0. All of them are brought to the
+   same number, what is left of the budget is shared evenly, and a condition that surely lost gets no more. The best
+   one alone gets them while it is not surely better than the base model, or has but one.
 
 It ends when nothing overlaps, when rivals have every seed (a tie), or when the budget is used up. Dropping what
 surely lost and doubling what is left is successive halving (Karnin, Koren and Somekh, ICML 2013) by intervals.
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 START_SEEDS = 2
 COARSE = 3
+# of the budget, what a first round with several seeds may take
+FIRST_SHARE = 0.5
 # a rival below this share of the best gain would not be advised even when it ties (decide.TIE_GAIN is .9)
 RIVAL_GAIN = 0.8
 # what is looked at several times, for many conditions, is believed to have lost at 99.5 %, not at 97.5 %
@@ -50,8 +54,9 @@ def with_budget(plan: Plan, budget: int) -> Plan:
     Raises:
         ConfigError: not even the first round fits; says the least that does.
     """
-    first = Round(_first(plan), "every checkpoint at a few weights")
-    found = replace(plan, budget=int(budget), rounds=(first,))
+    found = _begun(plan, budget, START_SEEDS)
+    if len(found) > FIRST_SHARE * budget:
+        found = _begun(plan, budget, 1)
     if len(found) > budget:
         raise ConfigError(
             f"budget {budget} is too small: the first round of {len(plan.loras)} checkpoint(s) and "
@@ -61,13 +66,15 @@ def with_budget(plan: Plan, budget: int) -> Plan:
     return replace(found, run=f"{plan.run.rsplit('-', 1)[0]}-{found.fingerprint[:8]}")
 
 
-def _first(plan: Plan) -> tuple[Part, ...]:
-    seeds = plan.seeds[:START_SEEDS]
+def _begun(plan: Plan, budget: int, count: int) -> Plan:
+    """The plan with a first round of so many seeds."""
+    seeds = plan.seeds[:count]
     weights = [w for w in plan.weights if w != 0]
     count = min(COARSE, len(weights))
     # the largest is always among them: whether anything breaks shows there
     coarse = [weights[round((k + 1) * len(weights) / count) - 1] for k in range(count)]
-    return (Part("", 0.0, seeds), *(Part(lora.name, w, seeds) for lora in plan.loras for w in coarse))
+    parts = (Part("", 0.0, seeds), *(Part(lora.name, w, seeds) for lora in plan.loras for w in coarse))
+    return replace(plan, budget=int(budget), rounds=(Round(parts, "every checkpoint at a few weights"),))
 
 
 def next_round(plan: Plan, data: RunData, measurement: Measurement) -> Round | Stop:
@@ -87,10 +94,12 @@ def next_round(plan: Plan, data: RunData, measurement: Measurement) -> Round | S
         if parts:
             return Round(parts, "between the weights that matter")
         return Stop("the budget is used up", view.more())
-    rivals = view.rivals()
-    if not rivals:
+    contenders = view.contenders()
+    if view.now.first is None:
+        return Stop("no weight is usable", view.more())
+    if not contenders:
         return Stop("one weight is surely the best", view.more())
-    return view.more_seeds(rivals, left)
+    return view.more_seeds(contenders, left)
 
 
 def _fit(parts: Sequence[Part], left: int) -> tuple[Part, ...]:
@@ -178,39 +187,57 @@ class _View:
         return self.plan.seeds[: min(len(s) for (lora, w), s in self.drawn.items() if lora == name and w != 0)]
 
     def rivals(self) -> list[int]:
-        """Conditions that overlap with the first and could be advised instead of it, best first."""
-        first = self.now.first
-        if first is None:
+        """Conditions that overlap with the first and could be advised instead of it, best first.
+
+        Of the advised checkpoint any weight could; of the others the best one speaks for all.
+        """
+        first, chosen = self.now.first, self.now.chosen
+        if first is None or chosen is None:
             return []
-        usable = [i for i in range(len(self.names)) if i != first and self.open[i]]
-        near = [i for i in usable if self.gain[i] >= RIVAL_GAIN * self.gain[first] and self._overlaps(i, first)]
+        near = [
+            i for i in range(len(self.names))
+            if i != first and self.open[i] and self.gain[i] >= RIVAL_GAIN * self.gain[first]
+            and (self.names[i] == self.names[chosen] or i == self._best(self.names[i])) and self._overlaps(i, first)
+        ]  # fmt: skip
         return sorted(near, key=lambda i: (-self.gain[i], i))
 
-    def more_seeds(self, rivals: list[int], left: int) -> Round | Stop:
-        """Twice the seeds for the first and its rivals, weight 0 before them."""
-        assert self.now.first is not None
-        wanted: list[Part] = []
-        new_base: list[int] = []
-        have_base = set(self.drawn[("", 0.0)])
-        for i in [self.now.first, *rivals]:
-            key = (self.names[i], self.grid.conditions[i].weight)
-            have = len(self.drawn[key])
-            seeds = self.plan.seeds[have : 2 * have]
-            if not seeds:
-                continue
-            base = [s for s in seeds if s not in have_base]
-            if len(seeds) + len(base) > left:
-                break
-            left -= len(seeds) + len(base)
-            have_base.update(base)
-            new_base += base
-            wanted.append(Part(*key, seeds))
-        if wanted:
-            parts = ([Part("", 0.0, tuple(new_base))] if new_base else []) + wanted
-            return Round(tuple(parts), "seeds where intervals overlap")
-        full = all(len(self.drawn[(self.names[i], self.grid.conditions[i].weight)]) == len(self.plan.seeds)
-                   for i in [self.now.first, *rivals])  # fmt: skip
-        return Stop("a tie with every seed drawn" if full else "the budget is used up", self.more())
+    def contenders(self) -> list[int]:
+        """Conditions of which more seeds may change the advice, the first before the others; none when it stands."""
+        first, chosen, rivals = self.now.first, self.now.chosen, self.rivals()
+        if first is None or chosen is None or not (rivals or self._doubtful(first)):
+            return []
+        return list(dict.fromkeys([first, chosen, *rivals]))
+
+    def _doubtful(self, index: int) -> bool:
+        """Whether it has but one seed of several, or may be no better than the base model."""
+        alone = len(self._seeds_of(index)) < min(2, len(self.plan.seeds))
+        return alone or not float(np.quantile(self.now.draws.samples[:, index], LOST)) > 0.0
+
+    def _key(self, index: int) -> tuple[str, float]:
+        return self.names[index], self.grid.conditions[index].weight
+
+    def _seeds_of(self, index: int) -> list[int]:
+        return self.drawn[self._key(index)]
+
+    def more_seeds(self, contenders: list[int], left: int) -> Round | Stop:
+        """The contenders brought to the same number of seeds, at most twice that of the fewest, weight 0 before them.
+
+        The last of them go without where not all can have one more; a single one of several gets none: it would be
+        known better than those it is held against.
+        """
+        base, every = len(self.drawn[("", 0.0)]), self.plan.seeds
+        have = {i: len(self._seeds_of(i)) for i in contenders}
+        if min(have.values()) >= len(every):
+            return Stop("a tie with every seed drawn" if len(contenders) > 1 else "every seed is drawn", self.more())
+        for count in range(len(contenders), min(2, len(contenders)) - 1, -1):
+            group = contenders[:count]
+            fewest = min(have[i] for i in group)
+            for wanted in range(min(2 * fewest, len(every)), fewest, -1):
+                parts = [Part("", 0.0, every[base:wanted])] if wanted > base else []
+                parts += [Part(*self._key(i), every[have[i] : wanted]) for i in group if have[i] < wanted]
+                if sum(len(part.seeds) for part in parts) <= left:
+                    return Round(tuple(parts), "seeds where intervals overlap")
+        return Stop("the budget is used up", self.more())
 
     def more(self) -> str:
         """How well the leading gain is known and what more seeds would do for it."""
@@ -224,7 +251,7 @@ class _View:
             return "with one seed nothing is known about the error; draw at least two"
         half = (high - low) / 2
         rivals = len(self.rivals())
-        seeds = len(self.drawn[(self.names[first], self.grid.conditions[first].weight)])
+        seeds = len(self._seeds_of(first))
         # the error of a mean falls with the root of the number of seeds, where prompts agree
         return (
             f"the best gain is known to ±{number(round(half, 3))} with {seeds} seeds; {2 * seeds} would make it about "

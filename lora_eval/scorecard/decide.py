@@ -23,7 +23,7 @@ The rule, in full:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from lora_eval.scorecard.findings import Rows, find, index_rows
 from lora_eval.scorecard.gates import gate_notes, shut_gates
 from lora_eval.scorecard.grid import TRIGGERED_ROLES, Condition, Grid, grid_of
 from lora_eval.scorecard.measures.context import number
-from lora_eval.scorecard.statistics import Draws, holm, resample, sign_flip_test
+from lora_eval.scorecard.statistics import Draws, balanced_means, holm, resample, sign_flip_test
 from lora_eval.scorecard.verdicts import describe
 
 TIE_GAIN = 0.9
@@ -152,7 +152,13 @@ def _objective(grid: Grid, measurement: Measurement) -> _Objective:
         name, column = "movement", "effect"
     prompts = grid.prompts_of(TRIGGERED_ROLES) or grid.core()
     cube = grid.cube(cells[column].to_numpy(dtype=float))[:, prompts]
-    return _Objective(resample(cube, measurement.resamples, measurement.seed), cube, name)
+    draws = resample(cube, measurement.resamples, measurement.seed)
+    there = np.isfinite(cube)
+    if (there != there.any(axis=0)).any():
+        # an adaptive sweep gives some conditions more seeds than others
+        off = balanced_means(cube) - draws.estimate
+        draws = replace(draws, estimate=draws.estimate + off, samples=draws.samples + off)
+    return _Objective(draws, cube, name)
 
 
 def _of_checkpoint(

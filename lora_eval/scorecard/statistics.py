@@ -277,6 +277,34 @@ def wilson(successes: float, trials: float, level: float = LEVEL) -> tuple[float
     return (max(0.0, centre - half) if successes else 0.0), (min(1.0, centre + half) if successes < trials else 1.0)
 
 
+def balanced_means(values: np.ndarray) -> np.ndarray:
+    """Means of conditions that were not all drawn for the same prompts and seeds, as if they had been.
+
+    Some prompts and seeds suit every condition better than others, so means over different pictures are not
+    comparable. Fits ``x[c, k] = mean[c] + effect[k]`` to the pictures there are by least squares (two-way layout with
+    empty cells: Searle, *Linear Models*, 1971, chapter 7); the effects have mean 0 over the pictures that any condition
+    has. Where none is missing these are the plain means.
+
+    Args:
+        values: (C, ...), NaN where there is no picture.
+
+    Returns:
+        (C,) means; NaN for a condition without any. Of conditions that share no picture with the others, not even by
+        way of a third, the level is that of their own pictures.
+    """
+    values = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+    there = np.isfinite(values)
+    values = np.where(there, values, 0.0)
+    n, shared = there.sum(axis=1), there.sum(axis=0)
+    # normal equations without the effects: a weighted graph Laplacian of who shares pictures with whom
+    per = np.where(shared > 0, 1.0 / np.maximum(shared, 1), 0.0)
+    each = there * per
+    matrix = np.diag(n.astype(np.float64)) - each @ there.T
+    found = np.linalg.lstsq(matrix, values.sum(axis=1) - each @ values.sum(axis=0), rcond=None)[0]
+    effect = (values.sum(axis=0) - found @ there) * per
+    return np.where(n > 0, found + effect[shared > 0].mean(), np.nan)
+
+
 def sign_flip_test(differences: np.ndarray, resamples: int = 1000, seed: int = 0) -> float:
     """Two-sided p that paired differences have mean zero (Fisher's randomisation test).
 

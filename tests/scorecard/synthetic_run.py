@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,4 +170,13 @@ def make_run(
         references=pictures(references_at, "held", True) if references else None,
         training=pictures(training_at, "train", False, thumbs_of_training) if training else None,
         histories=histories or {}, encoder="synthetic",
+    )  # fmt: skip
+
+
+def kept(data: RunData, keep: np.ndarray) -> RunData:
+    """The pictures of a run where ``keep`` (N,) is true."""
+    return replace(
+        data,
+        cells=data.cells[keep].reset_index(drop=True),
+        features=data.features[keep], thumbs=data.thumbs[keep], styles=data.styles[keep], pixels=data.pixels[keep],
     )  # fmt: skip

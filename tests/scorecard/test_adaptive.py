@@ -21,7 +21,7 @@ from lora_eval.scorecard.plan import Plan
 from lora_eval.scorecard.run import report, score
 from lora_eval.scorecard.store import RunFolder
 from tests.fakes_scorecard import FakeEncoder, FakeHost, small_score, tree_hashes
-from tests.scorecard.synthetic_run import make_run
+from tests.scorecard.synthetic_run import kept, make_run
 
 CHECKPOINTS = {"zorp-100": (100, 0.45), "zorp-200": (200, 0.8), "zorp-300": (300, 1.0)}
 
@@ -52,11 +52,7 @@ def part_of(data: RunData, plan: Plan) -> RunData:
     keys = zip(names, data.cells["weight"], data.cells["prompt_id"], data.cells["seed"], strict=True)
     keep = np.array([(str(a), float(b), str(c), int(d)) in wanted for a, b, c, d in keys])
     assert keep.sum() == len(wanted)
-    return replace(
-        data,
-        cells=data.cells[keep].reset_index(drop=True),
-        features=data.features[keep], thumbs=data.thumbs[keep], styles=data.styles[keep], pixels=data.pixels[keep],
-    )  # fmt: skip
+    return kept(data, keep)
 
 
 def sweep(data: RunData, plan: Plan) -> tuple[Plan, Stop]:
@@ -81,17 +77,22 @@ def advice(data: RunData) -> tuple[str, float, float] | None:
 
 def test_the_first_round_is_coarse_and_fits_the_budget() -> None:
     plan = plan_of(make_run(seeds=8, checkpoints=CHECKPOINTS))
-    asked = with_budget(plan, 400)
+    asked = with_budget(plan, 440)
     parts = asked.rounds[0].parts
     assert [(p.lora, p.weight) for p in parts[:4]] == [("", 0.0), *(("zorp-100", w) for w in (0.4, 0.8, 1.2))]
     assert all(p.seeds == plan.seeds[:2] for p in parts)
     assert len(asked) == len(asked.cells()) == len(plan.prompts) * 2 * (1 + 3 * 3)
     assert asked.full_size == len(plan)
-    with pytest.raises(ConfigError, match=f"needs {len(asked)} pictures"):
-        with_budget(plan, len(asked) - 1)
+    # two seeds only where half of the budget is left for what they ask
+    least = with_budget(plan, 439)
+    assert [(p.lora, p.weight, p.seeds) for p in least.rounds[0].parts] == [
+        (p.lora, p.weight, plan.seeds[:1]) for p in parts
+    ]
+    with pytest.raises(ConfigError, match=f"needs {len(least)} pictures"):
+        with_budget(plan, len(least) - 1)
 
 
-@pytest.mark.parametrize("budget", [250, 400, 5000])
+@pytest.mark.parametrize("budget", [115, 250, 440, 5000])
 def test_rounds_only_append_inside_the_grid_and_the_budget(budget: int) -> None:
     data = make_run(seeds=6, checkpoints=CHECKPOINTS, rng_seed=3)
     full = plan_of(data)
@@ -118,6 +119,60 @@ def test_seeds_go_where_intervals_overlap_and_not_to_what_lost() -> None:
         seeds[(part.lora, part.weight)] = seeds.get((part.lora, part.weight), 0) + len(part.seeds)
     assert {n for (name, w), n in seeds.items() if name == "zorp-100"} == {2}
     assert len(plan) < len(plan_of(data)) / 2
+
+
+def seeds_of(plan: Plan) -> dict[tuple[str, float], int]:
+    """Number of seeds of each condition."""
+    found: dict[tuple[str, float], int] = {}
+    for part in (p for one in plan.rounds for p in one.parts):
+        found[part.lora, part.weight] = found.get((part.lora, part.weight), 0) + len(part.seeds)
+    return found
+
+
+@pytest.mark.parametrize("budget", [250, 440, 700, 1100, 5000])
+def test_rivals_are_brought_to_the_same_number_of_seeds(budget: int) -> None:
+    """What is left of a budget is not spent on the leading one alone: it would be held against poorer means."""
+    data = make_run(seeds=8, checkpoints=CHECKPOINTS, rng_seed=5, noise=0.8)
+    plan, stop = sweep(data, with_budget(plan_of(data), budget))
+    rounds = [n for n, one in enumerate(plan.rounds) if one.why.startswith("seeds")]
+    assert rounds or stop.reason == "the budget is used up"
+    for n in rounds:
+        after = seeds_of(replace(plan, rounds=plan.rounds[: n + 1]))
+        more = [(p.lora, p.weight) for p in plan.rounds[n].parts if p.lora]
+        assert len({after[use] for use in more}) == 1 and after["", 0.0] >= after[more[0]]
+        # alone only beside one that has as many already
+        assert len(more) > 1 or sum(count >= after[more[0]] for use, count in after.items() if use[0]) > 1
+
+
+def test_one_that_may_be_no_better_than_the_base_model_gets_seeds_though_nothing_rivals_it() -> None:
+    sure = make_run(seeds=8, weights=(0.0, 1.0))
+    plan, stop = sweep(sure, with_budget(plan_of(sure), 5000))
+    assert seeds_of(plan)["zorp-300", 1.0] == 2 and stop.reason == "one weight is surely the best"
+    # on four prompts of nine it is the base model that shows the concept
+    turned = sure.cells["prompt_id"].isin(["plain-0", "plain-1", "fidelity-2", "challenge-4"]).to_numpy()
+    base = (sure.cells["weight"] == 0).to_numpy()
+    features = sure.features.copy()
+    features[turned & base] = sure.features[turned & ~base]
+    features[turned & ~base] = sure.features[turned & base]
+    data = replace(sure, features=features)
+    plan, stop = sweep(data, with_budget(plan_of(data), 5000))
+    assert seeds_of(plan)["zorp-300", 1.0] == 8 and stop.reason == "every seed is drawn"
+
+
+def test_where_nothing_can_be_used_it_says_so() -> None:
+    data = make_run(fault="no effect", seeds=4)
+    plan, stop = sweep(data, with_budget(plan_of(data), 5000))
+    assert stop.reason == "no weight is usable" and set(seeds_of(plan).values()) == {2}
+
+
+def test_what_is_advised_has_two_seeds_where_the_budget_allows_it() -> None:
+    data = make_run(seeds=4, weights=(0.0, 0.5, 1.0))
+    whole = plan_of(data)
+    # a first round of one seed, and a seed more for weight 0 and the leading one
+    budget = len(whole.prompts) * (3 + 2)
+    plan, _ = sweep(data, with_budget(whole, budget))
+    found = advice(part_of(data, plan))
+    assert found is not None and seeds_of(plan)[found[:2]] == 2 and len(plan.rounds[0].parts[0].seeds) == 1
 
 
 def test_a_stop_says_what_more_pictures_would_buy() -> None:

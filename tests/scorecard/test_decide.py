@@ -11,9 +11,9 @@ import pytest
 
 from lora_eval.scorecard.advice import RULES, advise
 from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measure, Scorecard
-from lora_eval.scorecard.decide import decide
+from lora_eval.scorecard.decide import decide, standing
 from lora_eval.scorecard.measure import measure
-from tests.scorecard.synthetic_run import make_run
+from tests.scorecard.synthetic_run import kept, make_run
 
 WEIGHTS = (0.0, 0.4, 0.7, 1.0, 1.2)
 
@@ -215,6 +215,25 @@ def test_seeds_overlap_makes_a_tie_rather_than_a_winner() -> None:
     )  # fmt: skip
     assert card.checkpoint == "z-100"
     assert any(entry["checkpoint"] == "z-200" for entry in card.tie)
+
+
+def test_pictures_that_suit_every_lora_make_no_winner() -> None:
+    """An adaptive sweep gives some conditions more seeds: their means are of other pictures than those of the rest."""
+    data = make_run(noise=1.2, weights=(0.0, 1.0), checkpoints={"z-100": (100, 0.97), "z-200": (200, 1.0)})
+    whole = standing(data, measure(data, 100))
+    worse, better = 0, 1
+    assert whole.first == better and (whole.gain == np.nanmean(whole.objective.cube, axis=(1, 2))).all()
+    easy = data.cells["prompt_id"].str.contains("plain|fidelity")
+    part = kept(data, ((data.cells["checkpoint"] != "z-100") | easy).to_numpy())
+    now = standing(part, measure(part, 100))
+    plain = np.nanmean(now.objective.cube, axis=(1, 2))
+    assert plain[worse] > plain[better]
+    assert now.first == better and now.gain[better] - now.gain[worse] == pytest.approx(
+        float(np.nanmean(now.objective.cube[better] - now.objective.cube[worse]))
+    )
+    # and its interval moves along
+    low, high = now.draws.interval()
+    assert low[worse] < now.gain[worse] < high[worse]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{r.dimension}-{r.what[:30]}")

@@ -237,6 +237,38 @@ def test_wilson_holds_the_rate_and_stays_in_range(trials: int, share: float) -> 
     assert 0.0 <= low <= successes / trials <= high <= 1.0
 
 
+def with_dummies(values: np.ndarray) -> np.ndarray:
+    """Balanced means by an ordinary least squares fit with a column for every condition and every picture."""
+    conditions, pictures = values.shape
+    rows = [(c, k) for c in range(conditions) for k in range(pictures) if np.isfinite(values[c, k])]
+    seen = sorted({k for _, k in rows})
+    design = np.zeros((len(rows), conditions + len(seen)))
+    for row, (c, k) in enumerate(rows):
+        design[row, c] = design[row, conditions + seen.index(k)] = 1.0
+    fit = np.linalg.lstsq(design, np.array([values[at] for at in rows]), rcond=None)[0]
+    return fit[:conditions] + fit[conditions:].mean()
+
+
+@given(st.integers(2, 5), st.integers(3, 12), st.integers(0, 99))
+def test_balanced_means_are_those_of_a_least_squares_fit(conditions: int, pictures: int, case: int) -> None:
+    rng = np.random.default_rng(case)
+    values = rng.normal(size=(conditions, pictures))
+    assert s.balanced_means(values) == pytest.approx(values.mean(axis=1))
+    values[rng.random(values.shape) < 0.4] = np.nan
+    values[:, 0] = rng.normal(size=conditions)  # one picture that all have
+    assert s.balanced_means(values) == pytest.approx(with_dummies(values))
+
+
+def test_pictures_that_suit_all_conditions_do_not_count_for_those_that_have_them() -> None:
+    """The second has only the easy half; it is worse on every picture that both have."""
+    easy = np.array([[0.9, 0.8, 0.1, 0.0]])
+    values = np.concatenate([easy, easy - 0.05, np.full((1, 4), np.nan)])[:, None]
+    values[1, 0, 2:] = np.nan
+    first, second, none = s.balanced_means(values)
+    assert np.nanmean(values[1]) > np.nanmean(values[0])
+    assert (first, second) == pytest.approx((0.45, 0.40)) and np.isnan(none)
+
+
 def test_sign_flip_is_exact_for_few_prompts() -> None:
     """Five positive differences: two of 32 sign patterns are as far out."""
     assert s.sign_flip_test(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 32)
