@@ -1,4 +1,4 @@
-"""What the adaptive sweep advises: by a third of a full grid's pictures, and by as many, better placed."""
+"""What other sweeps than the grid advise: one of more pictures, and adaptive ones of a third of either."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from PIL import Image
 
 from benchmarks._validity_advice import WEIGHT_OFF
 from benchmarks._validity_coverage import subset
+from benchmarks._validity_truth import BATCH
 from lora_eval.errors import ConfigError
 from lora_eval.host.protocol import Drawn, ImageRequest, LoraUse, Sampling
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.scorecard.adaptive import Stop, next_round, with_budget
-from lora_eval.scorecard.data import RunData
+from lora_eval.scorecard.data import RunData, Scorecard
 from lora_eval.scorecard.decide import Standing, standing
 from lora_eval.scorecard.measure import measure
 from lora_eval.scorecard.plan import Plan
@@ -25,6 +26,7 @@ from lora_eval.scorecard.store import RunFolder
 
 SHARE = 1 / 3
 RESAMPLES = 300
+MORE = "more"
 
 
 def adaptive_answer(run: Path) -> dict[str, Any]:
@@ -51,31 +53,23 @@ def adaptive_answer(run: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def as_many_pictures(
-    host: StandaloneHost, loras: Sequence[Path], history: Path, folder: Path, weights: str
-) -> dict[str, Any]:
-    """The advice of an adaptive sweep over finer ``weights`` and twice the seeds, with as many pictures as the grid.
-
-    Returns:
-        ``checkpoint`` and ``weight``, None where nothing is advised, and the number of ``pictures``.
-    """
+def more_pictures(
+    host: StandaloneHost, loras: Sequence[Path], history: Path, folder: Path, weights: str, prompts: int, seeds: int
+) -> Scorecard:
+    """The grid over the same ``weights`` with more ``prompts`` and ``seeds``, in the folder `MORE`."""
     grid = RunFolder(folder / "score")
-    plan = grid.read_plan()
-    run = folder / "adaptive"
-    card = score(
-        _Remembering(host, grid, plan),
+    return score(
+        _Remembering(host, grid, grid.read_plan()),
         loras,
-        run,
+        folder / MORE,
         data=folder / "references",
         weights=weights,
-        prompts=len(plan.prompts),
-        seeds=2 * len(plan.seeds),
-        budget=len(plan),
+        prompts=prompts,
+        seeds=seeds,
         preset="quick",
         histories={lora.stem: str(history) for lora in loras},
-        batch_size=8,
+        batch_size=BATCH,
     )
-    return {"checkpoint": card.checkpoint, "weight": card.weight, "pictures": len(RunFolder(run).read_plan())}
 
 
 class _Remembering(StandaloneHost):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,14 @@ import pandas as pd
 import torch
 
 from benchmarks._planted import KINDS
-from benchmarks._validity_advice import (
-    EQUAL,
-    WEIGHT_OFF,
-    Result,
-    checkpoint_lost,
-    on_fresh,
-    reader_choice,
-    weight_off,
-)
+from benchmarks._validity_advice import Result, checkpoint_lost, on_fresh, weight_off
+from benchmarks._validity_advice_tables import ADVICE, adaptive, advice_cells, against_the_reader, with_more_pictures
+from benchmarks._validity_rows import mean, number, of, of_kind, rate, table
 from lora_eval.files import write_json, write_text
 from lora_eval.scorecard.data import DIMENSIONS
 from lora_eval.scorecard.statistics import wilson
 
 FLAGS = ("weak", "poor")
-ADVICE = ("weight within 0.1", "quality lost by it", "checkpoint within 2 points", "not surely worse")
 _RANK = {"good": 0, "weak": 1, "poor": 2}
 # by the reader: shares from which a concept shows, by which something is lost, at which seeds disagree (0 to 1)
 SHOWS, LOST, DISAGREE = 0.8, 0.1, 0.2
@@ -51,17 +44,6 @@ def flagged(result: Result, dimension: str) -> bool | None:
     """Whether the dimension calls the LoRA weak or poor; None when not measured."""
     verdict = result["dimensions"][dimension]["verdict"]
     return verdict in FLAGS if verdict in _RANK else None
-
-
-def of_kind(results: Iterable[Result], kind: str) -> list[Result]:
-    """Results of one kind."""
-    return [r for r in results if r["settings"]["kind"] == kind]
-
-
-def rate(values: Iterable[bool | None]) -> tuple[int, int]:
-    """(how many, of how many known)."""
-    known = [bool(v) for v in values if v is not None]
-    return sum(known), len(known)
 
 
 def at_full_weight(result: Result) -> dict[str, Any]:
@@ -188,32 +170,25 @@ def markdown(results: list[Result], command: str, seen_below: int | None = None)
         f"`{command}`",
         f"{len(results)} LoRAs; {_machine()}.",
         "How well each fault is told from good LoRAs by its own dimension (weak or poor counts as flagged):",
-        _table(
+        table(
             ("fault", "dimension", "n", "AUC", "flagged", "good flagged by it", "no usable weight"),
             [
-                (r["fault"], r["dimension"], r["n"], _number(r["auc"]), f"{r['flagged']} of {r['measured']}",
+                (r["fault"], r["dimension"], r["n"], number(r["auc"]), f"{r['flagged']} of {r['measured']}",
                  f"{r['good_flagged']} of {r['good']}", r["no_weight"])
                 for r in separation(results)
             ],
         ),
         "Flags by kind and dimension; **bold** is the fault's own, *slanted* a dimension that the fault harms too:",
-        _table(("kind", "n", *DIMENSIONS), [_flag_row(results, kind) for kind in kinds]),
+        table(("kind", "n", *DIMENSIONS), [_flag_row(results, kind) for kind in kinds]),
         "Foreign flags: LoRAs with another dimension's fault, parted by whether the reader sees this one harmed:",
-        _table(
+        table(
             ("dimension", "unharmed and flagged", "share", "95 % interval", "harmed and flagged"),
             [_foreign_row(r) for r in foreign(results)],
         ),
-        f"Advice against the reader, on {_fresh_pictures(results)} fresh pictures for each weight in question, in "
-        "steps of a tenth, and for each other checkpoint at its best weight; what is within 2 points of the best "
-        "counts as best. Beside it the same by the scorecard's own pictures:",
-        _table(
-            ("kind", "with a weight", *ADVICE, "own pictures: weight", "checkpoint"),
-            [_advice_row(results, kind) for kind in (*kinds, "")],
-        ),
-        "The reader itself, choosing a weight of the advised checkpoint by the scorecard's own pictures, is within 0.1 "
-        f"of the best in {_of(reader_choice(r) for r in results)}.",
+        *against_the_reader(results),
+        *with_more_pictures(results),
         "What the reader saw at the weight nearest 1 of the last checkpoint (means): was the fault planted?",
-        _table(
+        table(
             ("kind", "read as concept", "attributes as asked", "concept without trigger", "in no foreign style"),
             [_truth_row(results, kind) for kind in kinds],
         ),
@@ -229,30 +204,15 @@ def markdown(results: list[Result], command: str, seen_below: int | None = None)
             f"Loss histories: the undertrained are read as still falling, and no others but the memorised, in {right} "
             f"of {known}" + (f"; memorised ones read {', '.join(states)}." if states else ".")
         )
-    tried = [a for r in results if "same" in (a := r.get("adaptive", {}))]
-    if tried:
-        same, tied = (sum(a[k] for a in tried) for k in ("same", "tied"))
-        less = {k: sum(a["less_a_seed"][k] for a in tried) for k in ("same", "tied")}
-        parts.append(
-            f"A third of the pictures, chosen by the adaptive sweep, gives the full grid's advice in {same} of "
-            f"{len(tried)}, or one that the full grid declares a tie with its own in {tied} of {len(tried)}. The full "
-            f"grid without its last seed gives it in {less['same']} and a tie in {less['tied']}."
-        )
-    if placed := [{**r, **r["as_many"]} for r in results if "as_many" in r]:
-        parts += [
-            "The same for an adaptive sweep with as many pictures, over weights twice as fine and twice the seeds:",
-            _table(
-                ("kind", "with a weight", *ADVICE),
-                [_placed_row(placed, kind) for kind in (*kinds, "")],
-            ),
-        ]
+    parts += adaptive(results)
     if seen_below is not None:
         parts += [
             f"LoRAs with seeds below {seen_below} and the others. Own: flagged by the dimension of their fault. "
             "Foreign: flagged by another, and unharmed by the reader:",
-            _table(
+            table(
                 ("seeds", "n", "own", "good without any flag", "lowest AUC", "foreign", *ADVICE,
-                 "a third of the pictures: tied"),
+                 "more pictures: weight within 0.1", "checkpoint within 2 points", "a third of the grid's: tied",
+                 "of more pictures: tied"),
                 [
                     _split_row(f"below {seen_below}", [r for r in results if r["settings"]["seed"] < seen_below]),
                     _split_row(f"from {seen_below}", [r for r in results if r["settings"]["seed"] >= seen_below]),
@@ -264,7 +224,7 @@ def markdown(results: list[Result], command: str, seen_below: int | None = None)
         parts += [
             "95 % intervals of scorecards of good LoRAs at the weight nearest 1 that hold the truth (samples of a pool "
             "of fresh prompts and seeds):",
-            _table(("measure", "pools", "hold", "share"), _coverage_rows(covered)),
+            table(("measure", "pools", "hold", "share"), _coverage_rows(covered)),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -291,58 +251,30 @@ def _foreign_row(row: dict[str, Any]) -> list[Any]:
     ]  # fmt: skip
 
 
-def _advice_row(results: list[Result], name: str) -> list[Any]:
-    """A kind's advice, of all kinds where ``name`` is "", and the same by the scorecard's own pictures."""
-    mine = of_kind(results, name) if name else results
-    own = _of(None if (off := weight_off(r)) is None else off <= WEIGHT_OFF for r in mine)
-    own_right = _of(None if (off := checkpoint_lost(r)) is None else off <= EQUAL + 1e-9 for r in mine)
-    return [*_placed_row(results, name), own, own_right]
-
-
-def _placed_row(results: list[Result], name: str) -> list[Any]:
-    mine = of_kind(results, name) if name else results
-    return [name or "all", _of(r["weight"] is not None for r in mine), *_advice_cells(mine)]
-
-
-def _advice_cells(results: list[Result]) -> list[str]:
-    """Weights near the best, quality they lose, checkpoints as good as the best, those not surely worse."""
-    found = [advised for r in results if (advised := on_fresh(r)) is not None]
-    return [
-        _of(a.near for a in found),
-        _number(_mean([a.quality_lost for a in found])),
-        _of(a.equal for a in found),
-        _of(not a.surely_worse for a in found),
-    ]
-
-
 def _split_row(name: str, results: list[Result]) -> list[Any]:
     faults, strangers = separation(results), foreign(results)
     good = of_kind(results, "good")
     clean = sum(not any(flagged(r, d) for d in DIMENSIONS) for r in good)
-    tried = [a for r in results if "same" in (a := r.get("adaptive", {}))]
+    swept = [{**r, **r["more"]} for r in results if "more" in r]
+    more = advice_cells(swept)
+    thirds = [
+        of(one.get("tied") for one in found)
+        for found in ([r.get("adaptive", {}) for r in results], [r["adaptive"] for r in swept])
+    ]
     worst = max(strangers, key=lambda r: r["flagged"] / max(1, r["measured"]))
     total = [sum(r[key] for r in strangers) for key in ("flagged", "measured")]
     return [
         name, len(results), f"{sum(f['flagged'] for f in faults)} of {sum(f['measured'] for f in faults)}",
-        f"{clean} of {len(good)}", _number(min((f["auc"] for f in faults), default=float("nan"))),
+        f"{clean} of {len(good)}", number(min((f["auc"] for f in faults), default=float("nan"))),
         f"{total[0]} of {total[1]}; most: {worst['dimension']} {worst['flagged']} of {worst['measured']}",
-        *_advice_cells(results), f"{sum(a['tied'] for a in tried)} of {len(tried)}",
+        *advice_cells(results), more[0], more[2], *thirds,
     ]  # fmt: skip
-
-
-def _of(values: Iterable[bool | None]) -> str:
-    found, known = rate(values)
-    return f"{found} of {known}"
-
-
-def _fresh_pictures(results: list[Result]) -> int:
-    return max((len(entry["named"]) for r in results for entry in r.get("fresh", [])), default=0)
 
 
 def _truth_row(results: list[Result], name: str) -> list[Any]:
     seen = [at_full_weight(r) for r in of_kind(results, name)]
-    means = [_mean([s[k] for s in seen]) for k in ("accuracy", "attributes", "leak", "plain_style")]
-    return [name, *(_number(m) for m in means)]
+    means = [mean([s[k] for s in seen]) for k in ("accuracy", "attributes", "leak", "plain_style")]
+    return [name, *(number(m) for m in means)]
 
 
 def _coverage_rows(covered: list[dict[str, Any]]) -> list[list[Any]]:
@@ -355,21 +287,6 @@ def _coverage_rows(covered: list[dict[str, Any]]) -> list[list[Any]]:
     return rows
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else ""
-
-
 def _machine() -> str:
     threads = torch.get_num_threads()
     return f"{platform.system()} {platform.machine()}, no GPU, {threads} thread(s), torch {torch.__version__}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)

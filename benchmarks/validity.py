@@ -29,7 +29,7 @@ from benchmarks._planted import (
     training_pairs,
     write_dataset,
 )
-from benchmarks._validity_adaptive import adaptive_answer, as_many_pictures
+from benchmarks._validity_adaptive import MORE, adaptive_answer, more_pictures
 from benchmarks._validity_coverage import covered, draw_pool
 from benchmarks._validity_tables import write_tables
 from benchmarks._validity_truth import in_question, read_fresh, read_truth
@@ -63,11 +63,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--steps", type=int, help="steps of a good LoRA; default: the recipe's")
     found.add_argument("--pool-prompts", type=int, default=48, help="fresh prompts for the truth of intervals; 0: none")
     found.add_argument("--pool-seeds", type=int, default=12)
-    found.add_argument(
-        "--adaptive-weights",
-        default="0-1.2 [13]",
-        help="of an adaptive sweep with as many pictures as the grid; '': none",
-    )
+    found.add_argument("--more-prompts", type=int, default=20, help="of a grid with more pictures; 0: none")
+    found.add_argument("--more-seeds", type=int, default=8)
     found.add_argument("--fresh-prompts", type=int, default=50, help="fresh prompts for the truth of advice; 0: none")
     found.add_argument(
         "--measure-again", action="store_true", help="measure the pictures of what is finished again, drawing nothing"
@@ -125,7 +122,8 @@ def main(argv: list[str]) -> int:
                 ("seeds", options.seeds),
                 ("pool-prompts", options.pool_prompts),
                 ("pool-seeds", options.pool_seeds),
-                ("adaptive-weights", options.adaptive_weights),
+                ("more-prompts", options.more_prompts),
+                ("more-seeds", options.more_seeds),
                 ("fresh-prompts", options.fresh_prompts),
                 *([("seen-below", options.seen_below)] if options.seen_below is not None else []),
             )
@@ -173,9 +171,8 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
             result.update(again)
             result["truth"] = read_truth(reader, RunFolder(folder / "score"), case.concept)
             result["adaptive"] = adaptive_answer(folder / "score")
-            if "as_many" in result:
-                card = report(folder / "adaptive")
-                result["as_many"].update(checkpoint=card.checkpoint, weight=card.weight)
+            if MORE in result:
+                result[MORE] = _of_more(reader, case, folder, report(folder / MORE))
             result["pictures"] = _triggered(RunFolder(folder / "score"))
         missing = _draw_truth(host, reader, case, folder, result, options) if not options.measure_again else False
         pool = (folder / "pool" / "summary.csv").exists()
@@ -193,15 +190,16 @@ def _draw_truth(
     """Draw what the truth of advice and of intervals needs and is not there; whether anything was."""
     loras, history = _trained(host, case, folder, options)
     drawn = False
-    if options.adaptive_weights and "as_many" not in result:
-        result["as_many"] = as_many_pictures(host, loras, history, folder, options.adaptive_weights)
+    if options.more_prompts and MORE not in result:
+        card = more_pictures(host, loras, history, folder, options.weights, options.more_prompts, options.more_seeds)
+        result[MORE] = _of_more(reader, case, folder, card)
         drawn = True
     if options.fresh_prompts:
         # what another advice was drawn for stays useful
         count = options.fresh_prompts * options.seeds
         there = [e for e in result.get("fresh", []) if len(e["named"]) == count]
         known = {(e["checkpoint"], e["weight"]) for e in there}
-        advices = [result, {**result, **result.get("as_many", {})}]
+        advices = [result, {**result, **result.get(MORE, {})}]
         wanted = dict.fromkeys(use for one in advices if one["checkpoint"] for use in in_question(loras, one))
         uses = [(lora, weight) for lora, weight in wanted if (lora.stem, weight) not in known]
         if uses:
@@ -212,6 +210,18 @@ def _draw_truth(
         draw_pool(host, loras[-1], history, folder, case.seed, options.pool_prompts, options.pool_seeds)
         drawn = True
     return drawn
+
+
+def _of_more(reader: Reader, case: Case, folder: Path, card: Scorecard) -> dict[str, Any]:
+    """What the grid of more pictures says, under the names that the grid's own result has."""
+    run = RunFolder(folder / MORE)
+    return {
+        "checkpoint": card.checkpoint,
+        "weight": card.weight,
+        "truth": read_truth(reader, run, case.concept),
+        "adaptive": adaptive_answer(folder / MORE),
+        "pictures": _triggered(run),
+    }
 
 
 def _triggered(run: RunFolder) -> int:
