@@ -86,6 +86,33 @@ def test_interrupt_and_run_again_goes_on(webui: Any, other_lora: str, run: str) 
     assert len(cells(webui, run)) == 8
 
 
+def test_an_adaptive_sweep_keeps_its_budget_is_interrupted_and_goes_on(webui: Any, other_lora: str, run: str) -> None:
+    lora, budget = f"models/Lora/{other_lora}.safetensors", 24
+    asked = {"run": run, "batch_size": 2, "weights": "0, 0.3, 0.6, 0.9, 1.2", "seeds": 4, "budget": budget}
+    id = webui.score(lora, **asked)
+    webui.until(id, lambda state: state["done"] >= 6)
+    webui.call(f"/lora-eval/v1/jobs/{id}/interrupt", {})
+    assert webui.over(id)["status"] == "interrupted"
+    webui.call(f"/lora-eval/v1/jobs/{id}/resume", {})
+    state = webui.over(id)
+    assert state["status"] == "finished", state["error"]
+    told = webui.call(f"/lora-eval/v1/runs/{run}/scorecard.json")["provenance"]["adaptive"]
+    rows = cells(webui, run)
+    assert len(rows) == told["images"] == sum(one["images"] for one in told["rounds"]) <= budget
+    assert told["full_grid"] == 2 * 4 * 5 and told["stopped"] and told["more"]
+    # every picture has its twin without the LoRA
+    drawn = {(row["prompt_id"], row["seed"], float(row["weight"])) for row in rows}
+    assert len(drawn) == len(rows) and {(name, seed, 0.0) for name, seed, _ in drawn} <= drawn
+    last = max(rows, key=lambda row: (int(row["seed"]), float(row["weight"])))
+    difference = webui.picture(run, last["image"]).astype(int) - by_api(webui, last, other_lora)
+    assert np.abs(difference).max() <= 1
+    # again, nothing is drawn
+    images = webui.data / "outputs" / "lora-eval" / run / "images"
+    kept = {path.name: path.stat().st_mtime_ns for path in images.glob("*.png")}
+    assert webui.over(webui.score(lora, **asked))["status"] == "finished"
+    assert {path.name: path.stat().st_mtime_ns for path in images.glob("*.png")} == kept and len(kept) == len(rows)
+
+
 def test_a_users_picture_comes_within_one_batch(webui: Any, other_lora: str, run: str) -> None:
     alone = webui.txt2img("a cat")
     id = webui.score(f"models/Lora/{other_lora}.safetensors", run=run, batch_size=1, seeds=4)
