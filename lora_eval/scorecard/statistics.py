@@ -289,8 +289,8 @@ def balanced_means(values: np.ndarray) -> np.ndarray:
         values: (C, ...), NaN where there is no picture.
 
     Returns:
-        (C,) means; NaN for a condition without any. Of conditions that share no picture with the others, not even by
-        way of a third, the level is that of their own pictures.
+        (C,) means; NaN for a condition without any. Conditions that share no picture with the others, not even by way
+        of a third, cannot be compared with them: their level is that of the pictures of their own group.
     """
     values = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
     there = np.isfinite(values)
@@ -302,7 +302,19 @@ def balanced_means(values: np.ndarray) -> np.ndarray:
     matrix = np.diag(n.astype(np.float64)) - each @ there.T
     found = np.linalg.lstsq(matrix, values.sum(axis=1) - each @ values.sum(axis=0), rcond=None)[0]
     effect = (values.sum(axis=0) - found @ there) * per
-    return np.where(n > 0, found + effect[shared > 0].mean(), np.nan)
+    group = _connected(there)
+    of_group = np.array([there[mine].any(axis=0) for mine in group]).reshape(there.shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(n > 0, found + (of_group @ effect) / of_group.sum(axis=1), np.nan)
+
+
+def _connected(there: np.ndarray) -> np.ndarray:
+    """(C, C) whether two rows of (C, K) share a column, be it by way of others."""
+    linked = (there.astype(np.int64) @ there.T) > 0
+    # squared, the way doubles in length
+    for _ in range(len(there).bit_length()):
+        linked = (linked.astype(np.int64) @ linked) > 0
+    return linked
 
 
 def sign_flip_test(differences: np.ndarray, resamples: int = 1000, seed: int = 0) -> float:

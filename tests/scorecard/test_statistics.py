@@ -269,6 +269,17 @@ def test_pictures_that_suit_all_conditions_do_not_count_for_those_that_have_them
     assert (first, second) == pytest.approx((0.45, 0.40)) and np.isnan(none)
 
 
+def test_conditions_that_share_no_picture_keep_the_level_of_their_own() -> None:
+    one = np.array([0.9, 0.8, np.nan, np.nan, np.nan])
+    values = np.array([one, [np.nan, 0.6, 0.4, np.nan, np.nan], [np.nan, np.nan, np.nan, 0.1, 0.3]])
+    first, second, other = s.balanced_means(values)
+    # 0.2 apart on the one picture that both have; apart from the third there is nothing to compare
+    assert first - second == pytest.approx(0.2) and other == pytest.approx(0.2)
+    assert s.balanced_means(values[:2]) == pytest.approx([first, second])
+    alone = s.balanced_means(np.stack([one, values[2]]))
+    assert alone == pytest.approx([0.85, 0.2])
+
+
 def test_sign_flip_is_exact_for_few_prompts() -> None:
     """Five positive differences: two of 32 sign patterns are as far out."""
     assert s.sign_flip_test(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 32)
