@@ -17,7 +17,7 @@ from lora_eval.scorecard.checkpoints import PlannedLora
 from lora_eval.scorecard.data import RunData
 from lora_eval.scorecard.decide import standing
 from lora_eval.scorecard.measure import measure
-from lora_eval.scorecard.plan import Plan
+from lora_eval.scorecard.plan import Part, Plan, Round
 from lora_eval.scorecard.run import report, score
 from lora_eval.scorecard.store import RunFolder
 from tests.fakes_scorecard import FakeEncoder, FakeHost, small_score, tree_hashes
@@ -142,6 +142,32 @@ def test_rivals_are_brought_to_the_same_number_of_seeds(budget: int) -> None:
         assert len({after[use] for use in more}) == 1 and after["", 0.0] >= after[more[0]]
         # alone only beside one that has as many already
         assert len(more) > 1 or sum(count >= after[more[0]] for use, count in after.items() if use[0]) > 1
+
+
+def begun(data: RunData, seeds: dict[tuple[str, float], int]) -> tuple[Plan, Round | Stop]:
+    """An adaptive plan that has drawn so many seeds of each condition, and what comes next."""
+    full = plan_of(data)
+    parts = tuple(Part(name, weight, full.seeds[:count]) for (name, weight), count in seeds.items())
+    plan = replace(full, budget=5000, rounds=(Round(parts, "drawn"),))
+    seen = part_of(data, plan)
+    return plan, next_round(plan, seen, measure(seen, resamples=300))
+
+
+def test_a_rival_with_fewer_seeds_catches_up_first() -> None:
+    data = make_run(seeds=8, weights=(0.0, 1.0), noise=0.8, checkpoints={"z-100": (100, 0.99), "z-200": (200, 1.0)})
+    plan, more = begun(data, {("", 0.0): 4, ("z-100", 1.0): 2, ("z-200", 1.0): 4})
+    assert isinstance(more, Round) and more.parts == (Part("z-100", 1.0, plan.seeds[2:4]),)
+
+
+def test_of_checkpoints_that_are_not_advised_the_best_weight_speaks_for_all() -> None:
+    # 1 and 1.2 bring the same
+    data = make_run(seeds=8, weights=(0.0, 1.0, 1.2), noise=0.8, checkpoints={"z-100": (100, 1.0), "z-200": (200, 1.0)})
+    every = {(name, weight): 2 for name in ("z-100", "z-200") for weight in (1.0, 1.2)}
+    plan, more = begun(data, {("", 0.0): 2, **every})
+    found = advice(part_of(data, plan))
+    assert isinstance(more, Round) and found is not None and more.parts[0].lora == ""
+    names = [part.lora for part in more.parts[1:]]
+    assert names.count(found[0]) == 2 and len(names) == 3
 
 
 def test_one_that_may_be_no_better_than_the_base_model_gets_seeds_though_nothing_rivals_it() -> None:
