@@ -157,6 +157,10 @@ def test_a_rival_with_fewer_seeds_catches_up_first() -> None:
     data = make_run(seeds=8, weights=(0.0, 1.0), noise=0.8, checkpoints={"z-100": (100, 0.99), "z-200": (200, 1.0)})
     plan, more = begun(data, {("", 0.0): 4, ("z-100", 1.0): 2, ("z-200", 1.0): 4})
     assert isinstance(more, Round) and more.parts == (Part("z-100", 1.0, plan.seeds[2:4]),)
+    plan, more = begun(data, {("", 0.0): 4, ("z-100", 1.0): 3, ("z-200", 1.0): 4})
+    assert isinstance(more, Round) and {(p.lora, p.seeds) for p in more.parts} == {
+        ("", plan.seeds[4:6]), ("z-100", plan.seeds[3:6]), ("z-200", plan.seeds[4:6])
+    }  # fmt: skip
 
 
 def test_of_checkpoints_that_are_not_advised_the_best_weight_speaks_for_all() -> None:
