@@ -46,9 +46,14 @@ def _by_kind(results: list[Result]) -> list[str]:
     return [table(HEAD, [_advice_row(results, kind) for kind in (*kinds, "")])]
 
 
+def by_more(results: list[Result]) -> list[Result]:
+    """The results that the grid with more pictures has, as if there were no other."""
+    return [{**r, **r["more"]} for r in results if "more" in r]
+
+
 def with_more_pictures(results: list[Result]) -> list[str]:
     """The advice of the grid with more pictures, one row a kind."""
-    swept = [{**r, **r["more"]} for r in results if "more" in r]
+    swept = by_more(results)
     if not swept:
         return []
     few, many = (max(r["pictures"] for r in part) for part in (results, swept))
@@ -66,7 +71,7 @@ def adaptive(results: list[Result]) -> list[str]:
     rows = []
     for grid, answers in (
         ("the grid", [r.get("adaptive", {}) for r in results]),
-        ("with more pictures", [r["more"]["adaptive"] for r in results if "more" in r]),
+        ("with more pictures", [r["adaptive"] for r in by_more(results)]),
     ):
         tried = [a for a in answers if "same" in a]
         if tried:

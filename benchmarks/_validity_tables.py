@@ -13,7 +13,14 @@ import torch
 
 from benchmarks._planted import KINDS
 from benchmarks._validity_advice import Result, checkpoint_lost, on_fresh, weight_off
-from benchmarks._validity_advice_tables import ADVICE, adaptive, advice_cells, against_the_reader, with_more_pictures
+from benchmarks._validity_advice_tables import (
+    ADVICE,
+    adaptive,
+    advice_cells,
+    against_the_reader,
+    by_more,
+    with_more_pictures,
+)
 from benchmarks._validity_rows import mean, number, of, of_kind, rate, table
 from lora_eval.files import write_json, write_text
 from lora_eval.scorecard.data import DIMENSIONS
@@ -255,7 +262,7 @@ def _split_row(name: str, results: list[Result]) -> list[Any]:
     faults, strangers = separation(results), foreign(results)
     good = of_kind(results, "good")
     clean = sum(not any(flagged(r, d) for d in DIMENSIONS) for r in good)
-    swept = [{**r, **r["more"]} for r in results if "more" in r]
+    swept = by_more(results)
     more = advice_cells(swept)
     thirds = [
         of(one.get("tied") for one in found)

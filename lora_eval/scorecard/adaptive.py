@@ -94,9 +94,9 @@ def next_round(plan: Plan, data: RunData, measurement: Measurement) -> Round | S
         if parts:
             return Round(parts, "between the weights that matter")
         return Stop("the budget is used up", view.more())
-    contenders = view.contenders()
     if view.now.first is None:
         return Stop("no weight is usable", view.more())
+    contenders = view.contenders()
     if not contenders:
         return Stop("one weight is surely the best", view.more())
     return view.more_seeds(contenders, left)

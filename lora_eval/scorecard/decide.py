@@ -23,7 +23,7 @@ The rule, in full:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -157,7 +157,7 @@ def _objective(grid: Grid, measurement: Measurement) -> _Objective:
     if (there != there.any(axis=0)).any():
         # an adaptive sweep gives some conditions more seeds than others
         off = balanced_means(cube) - draws.estimate
-        draws = replace(draws, estimate=draws.estimate + off, samples=draws.samples + off)
+        draws = draws.map(lambda mean: mean + off)
     return _Objective(draws, cube, name)
 
 

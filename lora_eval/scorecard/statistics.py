@@ -302,18 +302,17 @@ def balanced_means(values: np.ndarray) -> np.ndarray:
     matrix = np.diag(n.astype(np.float64)) - each @ there.T
     found = np.linalg.lstsq(matrix, values.sum(axis=1) - each @ values.sum(axis=0), rcond=None)[0]
     effect = (values.sum(axis=0) - found @ there) * per
-    group = _connected(there)
-    of_group = np.array([there[mine].any(axis=0) for mine in group]).reshape(there.shape)
+    of_group = _connected(there) @ there
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(n > 0, found + (of_group @ effect) / of_group.sum(axis=1), np.nan)
 
 
 def _connected(there: np.ndarray) -> np.ndarray:
     """(C, C) whether two rows of (C, K) share a column, be it by way of others."""
-    linked = (there.astype(np.int64) @ there.T) > 0
+    linked = there @ there.T
     # squared, the way doubles in length
     for _ in range(len(there).bit_length()):
-        linked = (linked.astype(np.int64) @ linked) > 0
+        linked = linked @ linked
     return linked
 
 

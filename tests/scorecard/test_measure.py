@@ -16,7 +16,7 @@ from lora_eval.errors import RunError
 from lora_eval.scorecard.data import Measure, Measurement, RunData, Scorecard
 from lora_eval.scorecard.decide import decide
 from lora_eval.scorecard.measure import measure
-from tests.scorecard.synthetic_run import PIXELS, STYLES, make_run
+from tests.scorecard.synthetic_run import PIXELS, STYLES, kept, make_run
 
 
 @lru_cache(maxsize=64)
@@ -281,11 +281,7 @@ def test_without_held_out_pictures_the_gap_is_not_judged() -> None:
 
 def test_without_weight_zero_nothing_is_compared() -> None:
     run = make_run("good", weights=(0.0, 0.5, 1.0))
-    kept = (run.cells.weight != 0).to_numpy()
-    run = replace(
-        run, cells=run.cells[kept].reset_index(drop=True), features=run.features[kept], thumbs=run.thumbs[kept],
-        styles=run.styles[kept], pixels=run.pixels[kept],
-    )  # fmt: skip
+    run = kept(run, (run.cells.weight != 0).to_numpy())
     found = measure(run, 50)
     card = decide(run, found)
     for name in ("consistency", "fidelity", "strength", "alignment"):
@@ -306,12 +302,7 @@ def test_references_as_mixed_as_the_base_model_measure_nothing() -> None:
 
 def test_missing_pictures_are_left_out_and_not_counted_as_zero() -> None:
     run = make_run("good", weights=(0.0, 0.5, 1.0))
-    kept = np.ones(len(run.cells), dtype=bool)
-    kept[[3, 50, 90, 100]] = False
-    part = replace(
-        run, cells=run.cells[kept].reset_index(drop=True), features=run.features[kept], thumbs=run.thumbs[kept],
-        styles=run.styles[kept], pixels=run.pixels[kept],
-    )  # fmt: skip
+    part = kept(run, ~run.cells.index.isin([3, 50, 90, 100]))
     whole, less = (row(measure(r, 50), "fidelity", "score", 1.0).value for r in (run, part))
     assert less == pytest.approx(whole, abs=0.02)
 
