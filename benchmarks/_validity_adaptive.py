@@ -16,13 +16,13 @@ from benchmarks._validity_truth import BATCH
 from lora_eval.errors import ConfigError
 from lora_eval.host.protocol import Drawn, ImageRequest, LoraUse, Sampling
 from lora_eval.host.standalone import StandaloneHost
-from lora_eval.scorecard.adaptive import Stop, next_round, with_budget
 from lora_eval.scorecard.data import RunData, Scorecard
-from lora_eval.scorecard.decide import Standing, standing
-from lora_eval.scorecard.measure import measure
-from lora_eval.scorecard.plan import Plan
-from lora_eval.scorecard.run import load_run, score
-from lora_eval.scorecard.store import RunFolder
+from lora_eval.scorecard.decision.adaptive import Stop, next_round, with_budget
+from lora_eval.scorecard.decision.decide import Standing, standing
+from lora_eval.scorecard.dimensions.measure import measure
+from lora_eval.scorecard.draw.store import RunFolder
+from lora_eval.scorecard.plan.plan import Plan
+from lora_eval.service.scoring import load_run, score
 
 SHARE = 1 / 3
 RESAMPLES = 300

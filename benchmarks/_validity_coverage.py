@@ -22,11 +22,11 @@ from benchmarks._validity_truth import fresh_suite
 from lora_eval.files import write_text
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.scorecard.data import RunData
+from lora_eval.scorecard.dimensions.measure import measure
+from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.grid import OPEN_ROLES
-from lora_eval.scorecard.measure import measure
-from lora_eval.scorecard.plan import Plan
-from lora_eval.scorecard.run import load_run, score
-from lora_eval.scorecard.store import RunFolder
+from lora_eval.scorecard.plan.plan import Plan
+from lora_eval.service.scoring import load_run, score
 
 FIRST_SEED = 1001
 SAMPLES, RESAMPLES = 100, 400

@@ -15,10 +15,10 @@ from PIL import Image
 from benchmarks._validity_advice import WEIGHT_OFF, best_weights
 from lora_eval.host.protocol import ImageRequest, LoraUse
 from lora_eval.host.standalone import StandaloneHost
+from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.grid import CORE_ROLES, OPEN_ROLES
-from lora_eval.scorecard.plan import Cell
-from lora_eval.scorecard.planning import default_sampling
-from lora_eval.scorecard.store import RunFolder
+from lora_eval.scorecard.plan.make import default_sampling
+from lora_eval.scorecard.plan.plan import Cell
 from tools.tiny_world.drawings import BACKGROUNDS, COLOURS, SHAPES, TEXTURES
 from tools.tiny_world.reader import Reader
 

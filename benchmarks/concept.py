@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lora_eval.commands import DEMO_CONFIG, DEMO_DATA
+from lora_eval.cli.commands import DEMO_CONFIG, DEMO_DATA
 from lora_eval.host.protocol import ImageRequest, LoraUse
 from lora_eval.host.standalone import StandaloneHost
-from lora_eval.progress import ConsoleProgress
-from lora_eval.scorecard.planning import default_sampling
-from lora_eval.scorecard.ranges import parse_range
+from lora_eval.scorecard.plan.make import default_sampling
+from lora_eval.scorecard.plan.ranges import parse_range
+from lora_eval.service.progress import ConsoleProgress
 from lora_eval.training.config import load_config
 from lora_eval.training.loop import train
 from tools.tiny_world.drawings import BACKGROUNDS, COLOURS, POSITIONS

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from benchmarks.training import now, since
-from lora_eval.scorecard.embed import TINY, Encoder, load_encoder
+from lora_eval.encoders.embed import TINY, Encoder, load_encoder
 
 # cosine of the two features of one picture: torch's and numpy's rounding, nothing more
 SAME = 0.9999

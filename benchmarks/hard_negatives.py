@@ -22,8 +22,8 @@ from benchmarks.concept import BATCH, prompts
 from lora_eval.files import make_folder, read_json, write_json
 from lora_eval.host.protocol import ImageRequest, LoraUse
 from lora_eval.host.standalone import StandaloneHost
-from lora_eval.scorecard.planning import default_sampling
-from lora_eval.scorecard.store import RunFolder
+from lora_eval.scorecard.draw.store import RunFolder
+from lora_eval.scorecard.plan.make import default_sampling
 from lora_eval.training.config import TrainConfig, make_config
 from lora_eval.training.loop import train
 from tools.tiny_world.drawings import SHAPES, SUBJECTS, dataset

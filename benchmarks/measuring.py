@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from lora_eval.scorecard.data import Pictures, Prompt, RunData
-from lora_eval.scorecard.decide import decide
-from lora_eval.scorecard.measure import measure
+from lora_eval.scorecard.decision.decide import decide
+from lora_eval.scorecard.dimensions.measure import measure
 
 DIMENSION, THUMB, WEIGHTS, PROMPTS, SEEDS = 512, 64, 8, 12, 10
 ROLES = ("plain", "fidelity", "challenge", "composition", "unrelated", "negative")

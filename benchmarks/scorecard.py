@@ -15,11 +15,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_eval.commands import DEMO_DATA
+from lora_eval.cli.commands import DEMO_DATA
 from lora_eval.host.protocol import Drawn, ImageRequest, LoraUse, Sampling
 from lora_eval.host.standalone import StandaloneHost
-from lora_eval.scorecard.planning import default_sampling
-from lora_eval.scorecard.run import score
+from lora_eval.scorecard.plan.make import default_sampling
+from lora_eval.service.scoring import score
 
 
 class TimedHost(StandaloneHost):

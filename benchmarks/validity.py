@@ -39,9 +39,9 @@ from lora_eval.host.standalone import StandaloneHost
 from lora_eval.lora.files import load_lora, save_lora
 from lora_eval.report.card import plain
 from lora_eval.scorecard.data import Scorecard
+from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.grid import OPEN_ROLES
-from lora_eval.scorecard.run import report, score
-from lora_eval.scorecard.store import RunFolder
+from lora_eval.service.scoring import report, score
 from lora_eval.training.loop import train
 from tools.tiny_world.drawings import SUBJECTS
 from tools.tiny_world.reader import Reader

@@ -2,7 +2,7 @@
 
 import sys
 
-from lora_eval.cli import main
+from lora_eval.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,6 +19,9 @@ from typing import Any
 
 from lora_eval.errors import RunError
 
+ASSETS = Path(__file__).resolve().parent / "assets"
+"""The data that the package ships: models, drawings, suites, templates, languages."""
+
 _MENDS = {
     errno.ENOSPC: "the disk is full; free some space and start again, finished work is kept",
     errno.EDQUOT: "the disk quota is used up; free some space and start again",

@@ -2,6 +2,6 @@
 
 from modules import scripts
 
-from lora_eval import callbacks
+from lora_eval.extension import callbacks
 
 callbacks.register(scripts.basedir())

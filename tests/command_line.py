@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_eval.cli import main
+from lora_eval.cli.main import main
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

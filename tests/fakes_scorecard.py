@@ -189,7 +189,7 @@ def read_json(path: Path) -> dict:
 
 def small_score(root: Path, out: Path, **changes: object) -> tuple[FakeHost, object]:
     """A run of 2 checkpoints x 3 weights x 3 prompts x 2 seeds in ``out``; LoRAs and references in ``root``."""
-    from lora_eval.scorecard.run import score
+    from lora_eval.service.scoring import score
 
     host = FakeHost(root)
     if not (root / "data").is_dir():
@@ -225,7 +225,7 @@ def score_and_die(root: str, out: str, calls: str) -> None:
             if seen == left:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    import lora_eval.scorecard.run  # noqa: F401  # importing is not what is killed
+    import lora_eval.service.scoring  # noqa: F401  # importing is not what is killed
 
     sys.setprofile(count)
     small_score(Path(root), Path(out))

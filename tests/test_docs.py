@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import yaml
 
-from lora_eval.cli import build_parser
+from lora_eval.cli.main import build_parser
 from lora_eval.dataset.check import Finding
-from lora_eval.jobs import JobState
 from lora_eval.report.card import card_json
-from lora_eval.scorecard.advice import RULES
 from lora_eval.scorecard.data import DIMENSIONS, Measure, Measurement, Scorecard
-from lora_eval.scorecard.measure import measure
-from lora_eval.scorecard.measures.curve import GRADES
-from lora_eval.scorecard.verdicts import LIMITS
+from lora_eval.scorecard.decision.advice import RULES
+from lora_eval.scorecard.decision.verdicts import LIMITS
+from lora_eval.scorecard.dimensions.curve.rows import GRADES
+from lora_eval.scorecard.dimensions.measure import measure
+from lora_eval.service.jobs import JobState
 from lora_eval.training.config import TrainConfig, make_config
 from lora_eval.training.curve import STATES
 from lora_eval.training.result import TrainResult
@@ -181,8 +181,8 @@ def test_training_configs_in_examples_are_accepted(page: Path) -> None:
 
 def test_the_table_of_routes_is_that_of_the_program() -> None:
     fastapi = pytest.importorskip("fastapi")
-    from lora_eval.api import PREFIX, create_routes
-    from lora_eval.jobs import JobQueue
+    from lora_eval.api.routes import PREFIX, create_routes
+    from lora_eval.service.jobs import JobQueue
 
     app = fastapi.FastAPI()
     before = set(app.openapi()["paths"])
@@ -200,7 +200,7 @@ def test_the_table_of_routes_is_that_of_the_program() -> None:
 
 def test_the_keys_of_a_score_request_are_those_of_the_program() -> None:
     pytest.importorskip("fastapi")
-    from lora_eval.api_bodies import ScoreBody
+    from lora_eval.api.bodies import ScoreBody
 
     rows = table(section(API, "`POST /score`"))
     documented = [name for row in rows for name in code(row[0])]
@@ -213,7 +213,7 @@ API = ROOT / "docs" / "api.md"
 
 def test_the_example_requests_are_accepted() -> None:
     pytest.importorskip("fastapi")
-    from lora_eval.api_bodies import ScoreBody, TrainBody
+    from lora_eval.api.bodies import ScoreBody, TrainBody
 
     bodies = {"train": TrainBody, "score": ScoreBody}
     found = re.findall(r"/lora-eval/v1/(\w+) .*?-d '(.*?)'", "".join(blocks(API, "sh")), re.DOTALL)
@@ -297,7 +297,7 @@ def test_the_grades_of_the_curve_are_those_of_the_program() -> None:
 
 
 def test_the_columns_of_both_tables_are_named() -> None:
-    from lora_eval.report.tables import CELL_COLUMNS
+    from lora_eval.scorecard.tables import CELL_COLUMNS
 
     common = section(MEASURES, "The tables")
     assert f"`{', '.join(CELL_COLUMNS)}`" in " ".join(common.split())
@@ -311,7 +311,7 @@ def test_the_limits_are_those_of_the_program() -> None:
 
 
 def test_the_gates_are_those_of_the_program() -> None:
-    source = (ROOT / "lora_eval" / "scorecard" / "gates.py").read_text(encoding="utf-8")
+    source = (ROOT / "lora_eval" / "scorecard" / "decision" / "gates.py").read_text(encoding="utf-8")
     shut = re.search(r"shut = \{(.*?)\n        \}", source, re.DOTALL)
     assert shut
     gates = re.findall(r'^            "([a-z ]+)":', shut[1], re.MULTILINE)
@@ -324,7 +324,7 @@ def test_the_advice_table_is_that_of_the_program() -> None:
 
 
 def test_the_columns_of_a_comparison_are_those_of_the_program() -> None:
-    from lora_eval.scorecard.compare_verdict import Row
+    from lora_eval.scorecard.comparison.verdict import Row
 
     rows = table(section(MEASURES, "Comparing runs"))
     assert sorted(name for row in rows for name in code(row[0])) == sorted(Row.__dataclass_fields__)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lora_eval.cli import main
-from lora_eval.exits import GOOD
+from lora_eval.cli.exits import GOOD
+from lora_eval.cli.main import main
 from lora_eval.host.protocol import ImageRequest, LoraUse, Sampling
 from lora_eval.training.config import load_config
 from tests.article import ARTICLE, MODEL
@@ -23,7 +23,7 @@ PROMPT = "a plain red mave on the left, cyan background"
 
 
 def short_config(out: Path, **changes: object):  # type: ignore[no-untyped-def]
-    from lora_eval.commands import DEMO_CONFIG, DEMO_DATA
+    from lora_eval.cli.commands import DEMO_CONFIG, DEMO_DATA
 
     settings = {"train_data_dir": str(DEMO_DATA), "output_dir": str(out), "max_steps": 6, "save_steps": 3}
     return load_config(DEMO_CONFIG, {**settings, "learning_rate": 2e-2, "validation_fraction": 0, **changes})
@@ -97,7 +97,7 @@ def test_diffusers_draws_our_file_as_our_hooks_do(trained: Path, tmp_path: Path,
 def test_the_articles_yaml_runs_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    from lora_eval.commands import DEMO_DATA
+    from lora_eval.cli.commands import DEMO_DATA
     from lora_eval.host.standalone import default_model
 
     shutil.copytree(DEMO_DATA, tmp_path / "data" / "style_train")

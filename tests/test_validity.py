@@ -20,11 +20,11 @@ from benchmarks import _validity_tables as tables
 from benchmarks import _validity_truth as truth
 from benchmarks import validity
 from lora_eval.files import read_json
-from lora_eval.scorecard.adaptive import with_budget
 from lora_eval.scorecard.data import DIMENSIONS
-from lora_eval.scorecard.suites import load_suite
+from lora_eval.scorecard.decision.adaptive import with_budget
+from lora_eval.scorecard.plan.suites import load_suite
+from tests.scorecard.decision.test_adaptive import plan_of
 from tests.scorecard.synthetic_run import make_run
-from tests.scorecard.test_adaptive import plan_of
 from tools.tiny_world.drawings import SHAPES, SUBJECTS
 
 scores = st.lists(st.integers(0, 5), min_size=1, max_size=8)

@@ -121,7 +121,7 @@ def _write_text_encoder(folder: Path, suffix: str, pooled: bool, open_clip: bool
     place = folder / f"tokenizer{suffix}"
     pad = "!" if open_clip else "<|endoftext|>"
     if usual:
-        from lora_eval.host.standalone_singlefile import _write_tokenizer
+        from lora_eval.host.standalone.singlefile import _write_tokenizer
 
         _write_tokenizer(place, pad)
         vocabulary = json.loads((place / "vocab.json").read_text(encoding="utf-8"))

@@ -19,8 +19,9 @@ from lora_eval.dataset.captions import prepend_trigger, write_sidecar, write_tab
 from lora_eval.dataset.folder import Dataset, Item
 from lora_eval.dataset.images import open_picture
 from lora_eval.errors import ConfigError
+from lora_eval.files import ASSETS
 
-TERMS = Path(__file__).resolve().parent.parent / "assets" / "terms" / "general.yaml"
+TERMS = ASSETS / "terms" / "general.yaml"
 Captioner = Callable[[Image.Image], str]
 
 

@@ -19,7 +19,7 @@ class Settings:
         encoder: image and text encoder of the scorecard, ``auto`` or as in ``scorecard.embed.load_encoder``.
         allowed: folders besides the host's own that requests from outside may name.
         output: where run folders go; None: the host's own place for them.
-        language: what reports and sentences are written in, see ``lora_eval.language``.
+        language: what reports and sentences are written in, see ``lora_eval.i18n.language``.
         size: side in pixels where a run names no size, 64 to 2048, a multiple of 8; 0: what the model was made for.
     """
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lora_eval.language import t
+from lora_eval.i18n.language import t
 from lora_eval.report.sections import Report
 from lora_eval.report.thumbs import LARGE, href
 from lora_eval.report.words import AXIS_TITLES, CELL_FACTS, COLOURS
-from lora_eval.scorecard.plan import DEFAULT_AXES
+from lora_eval.scorecard.plan.plan import DEFAULT_AXES
 
 MOST_REFERENCES = 60
 

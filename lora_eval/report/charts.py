@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_eval.language import t
+from lora_eval.i18n.language import t
 
 Numbers = Sequence[float] | np.ndarray
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_eval.files import write_text
-from lora_eval.language import said, t
+from lora_eval.i18n.language import said, t
 from lora_eval.report import charts
 from lora_eval.report.markup import interval, number, scroll_table, section, table, text, words
 from lora_eval.report.page import document
@@ -19,9 +19,9 @@ from lora_eval.report.thumbs import BUDGET, Thumbs, href
 from lora_eval.report.words import CELL_FACTS, QUESTIONS, ROLE_WORDS, TITLES
 
 if TYPE_CHECKING:
-    from lora_eval.scorecard.compare import Comparison
-    from lora_eval.scorecard.compare_runs import Key, Side
-    from lora_eval.scorecard.compare_verdict import Row
+    from lora_eval.scorecard.comparison.compare import Comparison
+    from lora_eval.scorecard.comparison.runs import Key, Side
+    from lora_eval.scorecard.comparison.verdict import Row
 
 DIGITS = 3
 

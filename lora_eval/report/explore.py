@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from lora_eval.language import t
+from lora_eval.i18n.language import t
 from lora_eval.report.cells import SCRIPT_WORDS, CellTable
 from lora_eval.report.markup import number, section, text, words
 from lora_eval.report.words import AXIS_TITLES, CELL_FACTS, COLOURS
-from lora_eval.scorecard.plan import AXES
+from lora_eval.scorecard.plan.plan import AXES
 
 FIRST = ("clip_i_gain", "effect", "clip_t_delta", "clip_t")
 

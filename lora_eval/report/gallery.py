@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lora_eval.language import t
+from lora_eval.i18n.language import t
 from lora_eval.report.cells import CellTable
 from lora_eval.report.markup import scroll_table, section, text, words
 from lora_eval.report.sections import Report

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from lora_eval.language import t
+from lora_eval.i18n.language import t
 
 
 def text(value: Any) -> str:

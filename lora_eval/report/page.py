@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora_eval.files import write_text
-from lora_eval.language import html_code, t
+from lora_eval.files import ASSETS, write_text
+from lora_eval.i18n.language import html_code, t
 from lora_eval.report import sections
 from lora_eval.report.cells import cell_table, script_data
 from lora_eval.report.explore import explore
@@ -15,7 +15,7 @@ from lora_eval.report.sections import Report
 from lora_eval.report.thumbs import BUDGET, Thumbs
 from lora_eval.scorecard.data import Measurement, RunData, Scorecard
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"
+PAGE_ASSETS = ASSETS / "report"
 
 
 def write_page(
@@ -81,7 +81,7 @@ def document(title: str, body: str, footer: str, data: str = "") -> str:
 
     It asks nothing of the network. Pictures beside it may be loaded: from the disk, or from the tab's own server.
     """
-    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, script = ((PAGE_ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return (
         f'<!doctype html>\n<html lang="{html_code()}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import LoraEvalError
-from lora_eval.language import said, t
+from lora_eval.i18n.language import said, t
 from lora_eval.report import charts
 from lora_eval.report.markup import interval, number, pair, scroll_table, section, table, text, words
 from lora_eval.report.thumbs import Thumbs, href

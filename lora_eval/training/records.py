@@ -21,7 +21,7 @@ from lora_eval.training.prepare import Material
 from lora_eval.training.run import RunPaths
 
 if TYPE_CHECKING:
-    from lora_eval.training.loop import TrainResult
+    from lora_eval.training.result import TrainResult
 
 
 @dataclass(frozen=True)

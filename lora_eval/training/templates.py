@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import ConfigError
+from lora_eval.files import ASSETS
 from lora_eval.training.config import TrainConfig, make_config, read_yaml
 
-FOLDER = Path(__file__).resolve().parent.parent / "assets" / "templates"
+FOLDER = ASSETS / "templates"
 
 
 def template_names() -> list[str]:

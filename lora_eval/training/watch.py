@@ -113,7 +113,7 @@ def load_watcher(
     """
     if not config.measure_samples:
         return None
-    from lora_eval.scorecard.embed import load_encoder, resolve_encoder
+    from lora_eval.encoders.embed import load_encoder, resolve_encoder
 
     width = (config.resolution or host.native_size())[0]
     return load_encoder(resolve_encoder(name, host.model(), width), say=say)

@@ -6,11 +6,11 @@ from typing import Any
 
 import gradio as gr
 
-from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
-from lora_eval.jobs import ENDED, FINISHED
+from lora_eval.service.jobs import ENDED, FINISHED
 from lora_eval.ui import render, text
 from lora_eval.ui.compat import Update, html, listen, section, transient
+from lora_eval.ui.controller import Desk
 
 
 def make(desk: Desk, element: str) -> dict[str, Any]:

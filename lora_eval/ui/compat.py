@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from lora_eval.host.current import current_settings
-from lora_eval.language import speak
+from lora_eval.i18n.language import speak
 
 MAJOR = int(re.match(r"\d+", gr.__version__)[0])  # type: ignore[index]
 

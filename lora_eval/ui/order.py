@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_eval.actions import ScoreOrder
 from lora_eval.errors import ConfigError
-from lora_eval.estimate import ADAPTIVE
-from lora_eval.library import pick_checkpoints
-from lora_eval.scorecard.plan import DEFAULT_AXES
-from lora_eval.scorecard.ranges import parse_count, parse_int_range, parse_places, parse_range
+from lora_eval.scorecard.plan.plan import DEFAULT_AXES
+from lora_eval.scorecard.plan.ranges import parse_count, parse_int_range, parse_places, parse_range
+from lora_eval.service.estimate import ADAPTIVE
+from lora_eval.service.library import pick_checkpoints
+from lora_eval.service.order import ScoreOrder
 from lora_eval.ui import text
 
 OPTIONAL = ("weights", "seeds", "prompts", "suite", "trigger", "class_word", "batch_size", "encoder")

@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from lora_eval.desk import Desk
 from lora_eval.ui import pictures, render, text
 from lora_eval.ui.compat import Update, html, listen, section
+from lora_eval.ui.controller import Desk
 
 HIDDEN = ["lora-eval-hidden"]
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 from html import escape
 from pathlib import Path
 
-from lora_eval import served
 from lora_eval.errors import LoraEvalError
+from lora_eval.service import served_files as served
 
 SIDE = 144
 SERVED = 72

@@ -6,10 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
 from lora_eval.ui import form, render, text
 from lora_eval.ui.compat import Update, html, keep, listen, open_choice, section, transient
+from lora_eval.ui.controller import Desk
 
 
 def make(desk: Desk, element: str) -> dict[str, Any]:

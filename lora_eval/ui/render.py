@@ -7,14 +7,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lora_eval import language, library
 from lora_eval.errors import LoraEvalError
-from lora_eval.jobs import ENDED, PAUSED, QUEUED, RUNNING, JobState
-from lora_eval.progress import clock_text
-from lora_eval.training_pictures import Checked
+from lora_eval.i18n import language
+from lora_eval.service import library
+from lora_eval.service.jobs import ENDED, PAUSED, QUEUED, RUNNING, JobState
+from lora_eval.service.progress import clock_text
+from lora_eval.service.training_pictures import Checked
 from lora_eval.ui import text
 from lora_eval.ui.pictures import thumb
-from lora_eval.views import TrainView
+from lora_eval.ui.views import TrainView
 
 MOST_PICTURES = 200
 MOST_FINDINGS = 100

@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from lora_eval.actions import ScoreOrder
-from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
+from lora_eval.service.order import ScoreOrder
 from lora_eval.ui import page, render, score_view, text
 from lora_eval.ui.compat import html, open_choice, transient
+from lora_eval.ui.controller import Desk
 
 ELEMENT = "lora_eval_score"
 
@@ -96,7 +96,7 @@ def buttons() -> tuple[dict[str, Any], Any]:
 
 def settings(desk: Desk) -> dict[str, Any]:
     """What is drawn and how, folded away."""
-    from lora_eval.scorecard.suites import suite_names
+    from lora_eval.scorecard.plan.suites import suite_names
 
     texts = {
         "weights": text.WEIGHTS, "seeds": text.SEEDS, "prompts": text.PROMPTS, "trigger": text.SCORE_TRIGGER,

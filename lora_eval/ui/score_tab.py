@@ -8,12 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from lora_eval.actions import COMPARED, ScoreOrder
-from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
-from lora_eval.estimate import ADAPTIVE
+from lora_eval.service.actions import COMPARED
+from lora_eval.service.estimate import ADAPTIVE
+from lora_eval.service.order import ScoreOrder
 from lora_eval.ui import page, render, score_form, score_view, text
 from lora_eval.ui.compat import Update, html, keep, listen, section
+from lora_eval.ui.controller import Desk
 from lora_eval.ui.order import BUDGET, MAP, OPTIONAL, SAMPLING, make_order
 
 REDRAW = 2.0
@@ -218,7 +219,7 @@ def _wire_poll(desk: Desk, shown: dict[str, Any], inputs: list[Any]) -> None:
 
 def _result(desk: Desk, folder: Path | None) -> list[Any]:
     """Updates of the components in RESULT."""
-    from lora_eval import library
+    from lora_eval.service import library
 
     nothing = [
         section(""),

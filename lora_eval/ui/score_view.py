@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_eval import library, served, sweep
-from lora_eval.desk import LIVE_IMAGES
-from lora_eval.estimate import Estimate
-from lora_eval.language import said, t
+from lora_eval.i18n.language import said, t
 from lora_eval.scorecard.data import DIMENSIONS
+from lora_eval.service import library
+from lora_eval.service import live_map as sweep
+from lora_eval.service import served_files as served
+from lora_eval.service.estimate import Estimate
 from lora_eval.ui import text
+from lora_eval.ui.controller import LIVE_IMAGES
 from lora_eval.ui.pictures import served_thumb
 from lora_eval.ui.render import _button, _e, _word, job
-from lora_eval.views import Finished, ScoreView
+from lora_eval.ui.views import Finished, ScoreView
 
 MOST_PLACES = 600
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from lora_eval.desk import Desk
 from lora_eval.errors import HostError
+from lora_eval.files import ASSETS
 from lora_eval.host.current import current_settings
-from lora_eval.language import ENGLISH
-from lora_eval.served import add_routes
+from lora_eval.i18n.language import ENGLISH
+from lora_eval.service.served_files import add_routes
 from lora_eval.ui import compat
+from lora_eval.ui.controller import Desk
 from lora_eval.ui.tabs import tabs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,7 +43,7 @@ def _localisation() -> str:
     if language == ENGLISH:
         return ""
     words = json.dumps(json.loads(_asset("localizations", f"{language}.json")), ensure_ascii=False)
-    localize = (Path(__file__).resolve().parent.parent / "assets" / "ui" / "localize.js").read_text(encoding="utf-8")
+    localize = (ASSETS / "ui" / "localize.js").read_text(encoding="utf-8")
     return localize.replace("LORA_EVAL_WORDS", words.replace("<", "\\u003c"))
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_eval.desk import Desk
 from lora_eval.host.current import current_host
-from lora_eval.jobs import queue
+from lora_eval.service.jobs import queue
 from lora_eval.ui import score_tab, text, train_tab
+from lora_eval.ui.controller import Desk
 
 
 def tabs(desk: Desk | None = None) -> list[tuple[Any, str, str]]:

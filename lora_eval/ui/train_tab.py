@@ -9,10 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
 from lora_eval.ui import captions, form, page, presets, render, text
 from lora_eval.ui.compat import Update, html, keep, listen, section, transient
+from lora_eval.ui.controller import Desk
 
 REDRAW = 2.0
 """Seconds between two drawings of the loss chart while a run goes on."""

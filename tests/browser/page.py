@@ -19,14 +19,14 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from PIL import Image, ImageDraw
 
-from lora_eval.actions import ScoreOrder
 from lora_eval.dataset.folder import read_sidecar
-from lora_eval.desk import Desk
 from lora_eval.errors import LoraEvalError
 from lora_eval.host.protocol import Host, HostInfo, Job, ModelInfo
-from lora_eval.jobs import Handle, JobQueue
+from lora_eval.service.jobs import Handle, JobQueue
+from lora_eval.service.order import ScoreOrder
+from lora_eval.service.training_pictures import Checked, CheckedPicture
 from lora_eval.training.config import make_config, save_config
-from lora_eval.training_pictures import Checked, CheckedPicture
+from lora_eval.ui.controller import Desk
 
 
 class PaperHost(Host):

@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 
 from lora_eval.errors import HostError, LoraFileError
-from lora_eval.host.loan import WebuiLoan
+from lora_eval.host.borrow import WebuiLoan
 from lora_eval.host.protocol import Conditioning, ModelInfo
-from lora_eval.host.webui import WebuiHost
+from lora_eval.host.webui.host import WebuiHost
 
 
 class State:

@@ -9,14 +9,31 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2] / "lora_eval"
 # whose strings reach a reader of the tab or the report
 SENTENCES = (
-    *("scorecard/verdicts.py", "scorecard/findings.py", "scorecard/decide.py", "scorecard/gates.py"),
-    *("scorecard/advice.py", "scorecard/adaptive.py"),
-    *("scorecard/references.py", "scorecard/extras.py", "scorecard/collect.py", "scorecard/run.py"),
-    *("scorecard/draw.py", "scorecard/features.py"),
-    *("scorecard/table.py", "scorecard/compare.py", "scorecard/compare_verdict.py"),
-    *("scorecard/compare_pairs.py", "scorecard/compare_alike.py"),
-    *("training/curve.py", "training/unrest.py"),
-    *sorted(f"scorecard/measures/{path.name}" for path in (ROOT / "scorecard" / "measures").glob("*.py")),
+    *(
+        "scorecard/decision/verdicts.py",
+        "scorecard/decision/findings.py",
+        "scorecard/decision/decide.py",
+        "scorecard/decision/gates.py",
+    ),
+    "scorecard/decision/advice.py",
+    "scorecard/decision/adaptive.py",
+    *(
+        "scorecard/features/references.py",
+        "scorecard/features/extras.py",
+        "scorecard/features/collect.py",
+        "service/scoring.py",
+    ),
+    "scorecard/draw/draw.py",
+    "scorecard/features/cache.py",
+    "service/measured.py",
+    "scorecard/comparison/compare.py",
+    "scorecard/comparison/verdict.py",
+    "scorecard/comparison/pairs.py",
+    "scorecard/comparison/comparable.py",
+    "training/curve.py",
+    "training/unrest.py",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "scorecard" / "dimensions").glob("**/rows.py")),
+    "scorecard/dimensions/context.py",
 )
 PAGES = ("report/*.py", "ui/score_view.py", "ui/render.py")
 
@@ -53,20 +70,70 @@ def in_sentences(path: Path) -> dict[str, int]:
 
 # whose errors and lines of progress a user of the tabs meets
 ERRORS = (
-    *("actions.py", "captioning.py", "desk.py", "estimate.py", "files.py", "library.py", "training_pictures.py"),
-    *("ui/order.py", "dataset/captions.py", "dataset/encode.py", "dataset/folder.py", "dataset/images.py"),
-    *("dataset/split.py", "host/a1111.py", "host/current.py", "host/forge.py", "host/staging.py", "host/webui.py"),
-    *("host/webui_draw.py", "host/webui_interrogate.py", "host/webui_queue.py", "lora/files.py", "lora/targets.py"),
-    *("scorecard/adaptive.py", "scorecard/checkpoints.py", "scorecard/compare.py", "scorecard/compare_alike.py"),
-    *("scorecard/compare_runs.py", "scorecard/compare_sides.py", "scorecard/draw.py", "scorecard/embed.py"),
-    *("scorecard/features.py", "scorecard/plan.py", "scorecard/planning.py", "scorecard/ranges.py"),
-    *("scorecard/run.py", "scorecard/store.py", "scorecard/suites.py", "training/config.py", "training/keeping.py"),
-    *("training/kohya.py", "training/memory.py", "training/negatives.py", "training/optim.py", "training/prepare.py"),
-    *("training/presets.py", "training/resume.py", "training/run.py", "training/session.py", "training/settings.py"),
-    *("training/step.py", "training/stopping.py", "training/templates.py"),
+    *(
+        "service/actions.py",
+        "dataset/captioning.py",
+        "ui/controller.py",
+        "service/estimate.py",
+        "files.py",
+        "service/library.py",
+        "service/training_pictures.py",
+    ),
+    "ui/order.py",
+    "dataset/captions.py",
+    "dataset/encode.py",
+    "dataset/folder.py",
+    "dataset/images.py",
+    *(
+        "dataset/split.py",
+        "host/webui/a1111.py",
+        "host/current.py",
+        "host/webui/forge.py",
+        "host/webui/staging.py",
+        "host/webui/host.py",
+    ),
+    "host/webui/draw.py",
+    "host/webui/interrogate.py",
+    "host/webui/queue.py",
+    "lora/files.py",
+    "lora/targets.py",
+    *(
+        "scorecard/decision/adaptive.py",
+        "scorecard/plan/checkpoints.py",
+        "scorecard/comparison/compare.py",
+        "scorecard/comparison/comparable.py",
+    ),
+    "scorecard/comparison/runs.py",
+    "scorecard/comparison/sides.py",
+    "scorecard/draw/draw.py",
+    "encoders/embed.py",
+    "scorecard/features/cache.py",
+    "scorecard/plan/plan.py",
+    "scorecard/plan/make.py",
+    "scorecard/plan/ranges.py",
+    *(
+        "service/scoring.py",
+        "scorecard/draw/store.py",
+        "scorecard/plan/suites.py",
+        "training/config.py",
+        "training/keeping.py",
+    ),
+    "training/kohya.py",
+    "training/memory.py",
+    "training/negatives.py",
+    "training/optim.py",
+    "training/prepare.py",
+    "training/presets.py",
+    "training/resume.py",
+    "training/run.py",
+    "training/session.py",
+    "training/settings.py",
+    "training/step.py",
+    "training/stopping.py",
+    "training/templates.py",
 )
 # whose findings and notes they read; texts that never change are in the WebUI's catalogue
-NOTES = ("captioning.py", "dataset/check.py", "training/kohya.py", "training/memory.py", "training/watch.py")
+NOTES = ("dataset/captioning.py", "dataset/check.py", "training/kohya.py", "training/memory.py", "training/watch.py")
 _SAID = re.compile(r"\w*Error|Diverged|Early|say|advance|Interrupted|Problem")
 _NOT = ("ValueError", "TypeError", "AttributeError", "KeyError")
 

@@ -14,8 +14,8 @@ from PIL import Image, ImageFilter
 from lora_eval.report.page import render
 from lora_eval.report.thumbs import BUDGET, SIDE, Thumbs, small_name
 from lora_eval.scorecard.data import RunData
-from lora_eval.scorecard.decide import decide
-from lora_eval.scorecard.measure import measure
+from lora_eval.scorecard.decision.decide import decide
+from lora_eval.scorecard.dimensions.measure import measure
 from tests.report.test_page import Parsed, script_data
 from tests.scorecard.synthetic_run import make_run
 

@@ -21,7 +21,7 @@ from lora_eval.report.sections import Report
 from lora_eval.report.thumbs import Thumbs, data_uri, href
 from lora_eval.report.words import CELL_FACTS
 from lora_eval.scorecard.data import DIMENSIONS, Advice, Dimension, Scorecard
-from lora_eval.scorecard.plan import AXES
+from lora_eval.scorecard.plan.plan import AXES
 from tests.fakes_scorecard import random_of, small_score
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -72,7 +72,7 @@ def script_data(page: str) -> dict:
 def run(tmp_path_factory):
     """(run folder, what the page was made from, the page) of a small run."""
     from lora_eval.report import page as page_module
-    from lora_eval.scorecard import collect
+    from lora_eval.report import results
 
     root = tmp_path_factory.mktemp("page")
     seen = {}
@@ -82,7 +82,7 @@ def run(tmp_path_factory):
         page_module.write_page(path, data, measurement, card, folder, paths)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(collect, "write_page", keep)
+    patch.setattr(results, "write_page", keep)
     small_score(root, root / "run")
     patch.undo()
     return root / "run", seen, (root / "run" / "report.html").read_text(encoding="utf-8")

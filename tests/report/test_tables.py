@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_eval.report.tables import cell_text, read_text, safe_text, to_csv, write_cells, write_summary
 from lora_eval.scorecard.data import Measure
+from lora_eval.scorecard.tables import cell_text, read_text, safe_text, to_csv, write_cells, write_summary
 
 FORMULAS = ["=1+1", "+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("http://x","y")', "＝1+1"]
 

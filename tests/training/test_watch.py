@@ -249,7 +249,7 @@ def test_a_caller_without_an_encoder_is_told(tmp_path: Path) -> None:
 
 def test_the_encoder_is_loaded_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    embed = pytest.importorskip("lora_eval.scorecard.embed")
+    embed = pytest.importorskip("lora_eval.encoders.embed")
     monkeypatch.setattr(embed, "load_encoder", lambda name, say=None: asked.append(name))
     host = FakeHost(tmp_path)
     assert load_watcher(host, make_config({})) is None and asked == []

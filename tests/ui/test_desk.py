@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lora_eval.actions import ScoreOrder
-from lora_eval.desk import Desk
 from lora_eval.errors import ConfigError, DatasetError, HostError, RunError
-from lora_eval.jobs import Handle, JobQueue
+from lora_eval.service.jobs import Handle, JobQueue
+from lora_eval.service.order import ScoreOrder
+from lora_eval.ui.controller import Desk
 
 
 class Folders:
@@ -325,7 +325,7 @@ def test_two_runs_are_compared_into_a_folder_of_their_own(desk: Desk, folders: F
 
 
 def test_a_run_measured_from_a_table_is_listed_and_compared(desk: Desk, folders: Folders, tmp_path: Path) -> None:
-    from lora_eval.scorecard.run import measure_table
+    from lora_eval.service.scoring import measure_table
     from tests.fakes_scorecard import FakeEncoder, small_score
 
     drawn, measured = (folders.output_folder / name for name in ("cat", "elsewhere"))

@@ -10,12 +10,12 @@ import pytest
 pytest.importorskip("gradio")
 pytest.importorskip("torch")
 
-from lora_eval.desk import Desk
-from lora_eval.jobs import JobQueue
+from lora_eval.service.jobs import JobQueue
 from lora_eval.training.config import make_config, to_dict
 from lora_eval.training.loop import train
 from lora_eval.training.templates import load_template
 from lora_eval.ui import form, render
+from lora_eval.ui.controller import Desk
 from tests.fakes import FakeHost, write_dataset
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_eval import library
 from lora_eval.errors import ConfigError, LoraFileError, RunError
+from lora_eval.service import library
 
 
 def touch(path: Path, data: bytes = b"", at: float | None = None) -> Path:

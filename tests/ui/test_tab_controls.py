@@ -10,13 +10,13 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from lora_eval.actions import ScoreOrder
-from lora_eval.desk import Desk
 from lora_eval.errors import ConfigError
-from lora_eval.estimate import Estimate
-from lora_eval.jobs import JobQueue, JobState
+from lora_eval.service.estimate import Estimate
+from lora_eval.service.jobs import JobQueue, JobState
+from lora_eval.service.order import ScoreOrder
 from lora_eval.training.config import TrainConfig, make_config, to_dict
 from lora_eval.ui import form, render, score_view, text
+from lora_eval.ui.controller import Desk
 from lora_eval.ui.order import make_order
 
 # what a person enters into a control -> what the config then has
@@ -269,8 +269,8 @@ def test_the_page_of_our_own_speaks_the_language_that_is_set(monkeypatch: pytest
 
 
 def test_handlers_speak_the_language_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_eval import language
     from lora_eval.host.current import Settings
+    from lora_eval.i18n import language
     from lora_eval.ui import compat
 
     asked = compat._spoken(lambda words: language.said(words))

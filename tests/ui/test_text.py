@@ -1,6 +1,6 @@
 """Every text that the tabs show has a Chinese translation, and the tabs show no text of their own.
 
-Sentences of the scorecard, advice among them, are translated by the package: see ``tests/test_language.py``.
+Sentences of the scorecard, advice among them, are translated by the package: see ``tests/i18n/test_language.py``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from lora_eval import callbacks
+from lora_eval.extension import callbacks
 from lora_eval.training.config import TrainConfig
 from lora_eval.ui import text
 

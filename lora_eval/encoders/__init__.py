@@ -1,0 +1,1 @@
+"""Image and text encoders whose features the scorecard compares."""

@@ -1,0 +1,1 @@
+"""AUTOMATIC1111 and Forge as hosts."""

@@ -1,0 +1,280 @@
+"""Alignment of a run: what the LoRA costs in listening to the prompt, against the base model itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lora_eval.scorecard.dimensions.alignment import formulas as metric
+from lora_eval.scorecard.dimensions.context import Context, number
+from lora_eval.scorecard.grid import OPEN_ROLES
+from lora_eval.statistics.bootstrap import wilson
+
+NAME = "alignment"
+# cosine by which the own prompt must beat the others at weight 0, or the encoder cannot judge these prompts
+MARGIN_NEEDED = 0.005
+# an element that the base model itself does not draw cannot be lost by the LoRA
+BASE_WINS = 0.75
+NO_BASE = "no picture at weight 0; draw the same prompts and seeds without the LoRA"
+NO_TEXTS = "the prompts' texts were not encoded; embed the run again"
+BASE_DEAF = (
+    "by this encoder the base model's pictures do not fit their own prompts either; use prompts the base model can "
+    "draw, or another encoder"
+)
+ONE_PROMPT = "one prompt; add prompts that ask for something else, so that chance is known"
+
+
+def measure(context: Context) -> None:
+    """Score: margin kept, ``(t_w - o_w) / (t_0 - o_0)``: t cosine with the own text, o with the other prompts'.
+
+    1 = the picture tells its prompt from the others as well as the base model's does, 0 = it could
+    belong to any of them. The others are those whose pictures are judged: prompts are then exchangeable,
+    and resampling them sees all of the error. One text that no picture belongs to would be the same for all.
+    """
+    data, grid = context.data, context.grid
+    context.evidence[NAME] = {"encoder": data.encoder}
+    own_text = [data.prompts[name].class_text if name in data.prompts else "" for name in grid.prompts]
+    texts = sorted({text for text in own_text if text in data.texts})
+    if not texts:
+        context.not_measured(NAME, "score", NO_TEXTS)
+        return
+    matrix = np.stack([data.texts[text] for text in texts]).astype(np.float64)
+    similarity = data.features.astype(np.float64) @ matrix.T
+    n = len(data.cells)
+    own = np.full(n, -1)
+    for p, text in enumerate(own_text):
+        if text in data.texts:
+            for rows in (grid.rows[:, p], grid.base[p]):
+                own[rows[rows >= 0]] = texts.index(text)
+    known = own >= 0
+    clip_t = np.full(n, np.nan)
+    clip_t[known] = similarity[known, own[known]]
+    margin, rank = np.full(n, np.nan), np.full(n, np.nan)
+    prompts = grid.prompts_of(OPEN_ROLES) or grid.core()
+    if len(texts) > 1:
+        rank[known] = metric._retrieval_rank(similarity[known], own[known])
+    judging = sorted({texts.index(own_text[p]) for p in prompts if own_text[p] in data.texts})
+    if len(judging) < 2:
+        judging = list(range(len(texts)))
+    # columns of the others' texts, and which of them is a picture's own, -1 for none
+    against = similarity[:, judging]
+    mine = np.where(np.isin(own, judging), np.searchsorted(judging, own), -1)
+    if len(judging) > 1:
+        counted = mine >= 0
+        others = (against.sum(axis=1) - np.where(counted, clip_t, 0.0)) / (len(judging) - counted)
+        margin = clip_t - others
+    # a copied picture ignores its prompt, but that is memorising and is judged there
+    judged = np.where(context.shared.get("copied", np.zeros(n, dtype=bool)), np.nan, 1.0)
+    context.columns.update(
+        clip_t=clip_t, clip_t_delta=context.difference_column(clip_t), clip_t_margin=margin, retrieval_rank=rank
+    )
+    cube = context.paired(clip_t * judged) if context.has_base else grid.cube(clip_t)
+    here, base = context.draws(cube, prompts), context.draws(context.paired_base(clip_t, cube), prompts)
+    context.add_draws(NAME, "clip_t", here, base.estimate, bounds=(-1.0, 1.0))
+    context.add_draws(NAME, "clip_t_delta", here.map(lambda w, zero: w - zero, base), 0.0, bounds=(-2.0, 2.0))
+    if len(texts) > 1:
+        cube = context.paired(rank * judged) if context.has_base else grid.cube(rank)
+        rank_0 = context.draws(context.paired_base(rank, cube), prompts).estimate
+        context.add_draws(NAME, "retrieval_rank", context.draws(cube, prompts), rank_0, bounds=(1.0, float(len(texts))))
+    own_margin = context.paired(margin * judged)
+    there = context.paired_base(margin, own_margin)
+    rows, twins = grid.rows, np.broadcast_to(grid.base, grid.rows.shape)
+    kept = context.draws(own_margin - _as_others(against, mine, rows, own_margin, prompts), prompts).map(
+        lambda w, zero: np.where(zero < MARGIN_NEEDED, np.nan, w / zero),
+        context.draws(there - _as_others(against, mine, twins, there, prompts), prompts),
+    )
+    reason = ""
+    if not context.has_base:
+        reason = NO_BASE
+    elif len(texts) < 2:
+        reason = ONE_PROMPT
+    verdicts = []
+    for c in range(len(grid.conditions)):
+        if reason:
+            verdicts.append(f"not measured: {reason}")
+        elif not np.isfinite(own_margin[c][prompts]).any():
+            verdicts.append("not measured: every picture is a copy of a training picture, see generalisation")
+        elif not np.isfinite(kept.estimate[c]):
+            verdicts.append(f"not measured: {BASE_DEAF}")
+        else:
+            verdicts.append("")
+    context.add_draws(NAME, "score", kept, 1.0, score=kept.estimate, verdicts=verdicts)
+    context.shared.update(kept=kept, clip_t_margin=margin * judged)
+    context.evidence[NAME].update(
+        prompts=[grid.prompts[p] for p in prompts],
+        interval_scope=kept.scope,
+        elements=_elements(context, judged),
+        negative=_negative(context, similarity),
+        by_prompt=_by_prompt(context, clip_t, prompts),
+    )
+
+
+def _as_others(
+    similarity: np.ndarray, own: np.ndarray, rows: np.ndarray, margin: np.ndarray, prompts: list[int]
+) -> np.ndarray:
+    """What each prompt adds to the margins of the others, by being one of the texts they are held against.
+
+    The margin is a mean over pairs of prompts: a prompt that is left out of a resample is missed as a picture and
+    as a text. Its text's share is added to its own pictures' values (the projection of a U-statistic; Hoeffding,
+    Ann. Math. Stat. 19, 1948), so that resampling prompts sees both. The mean stays what it is.
+
+    Args:
+        similarity: (N, T) cosine of pictures and texts; ``own`` (N,) each picture's text, -1 for none.
+        rows: (C, P, M) pictures; ``margin`` their margins, NaN where they do not count.
+
+    Returns:
+        (C, P, M), mean 0 over the pictures of ``prompts`` that count; 0 for other prompts.
+    """
+    found = np.isfinite(margin[:, prompts])
+    mine = rows[:, prompts]
+    texts = np.array([own[mine[:, k][mine[:, k] >= 0][0]] if (mine[:, k] >= 0).any() else -1
+                      for k in range(len(prompts))])  # fmt: skip
+    result = np.zeros(margin.shape)
+    if similarity.shape[1] < 2:
+        return result
+    # (C, P, M, Q): each picture against the text of every prompt
+    against = similarity[np.maximum(mine, 0)][..., np.maximum(texts, 0)]
+    counts = found[..., None] & (texts[:, None, None] != texts) & (texts >= 0)
+    number_of = counts.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # (C, M, Q): how near the other prompts' pictures of a seed are to the text of a prompt
+        near = np.where(counts, against, 0.0).sum(axis=1) / number_of
+    near = np.where(found, np.swapaxes(near, 1, 2), np.nan)
+    valid = np.isfinite(near)
+    total = np.maximum(valid.sum(axis=(1, 2), keepdims=True), 1)
+    middle = np.where(valid, near, 0.0).sum(axis=(1, 2), keepdims=True) / total
+    share = (len(prompts) - 1) / (similarity.shape[1] - 1)
+    result[:, prompts] = share * np.where(valid, near - middle, 0.0)
+    return result
+
+
+def _by_prompt(context: Context, clip_t: np.ndarray, prompts: list[int]) -> dict[str, dict[str, Any]]:
+    """CLIP-T change per prompt and condition, so that the report can name the prompt that suffers."""
+    with np.errstate(invalid="ignore"):
+        delta = context.grid.cube(context.difference_column(clip_t))
+        valid = np.isfinite(delta)
+        mean = np.where(valid, delta, 0.0).sum(axis=2) / np.maximum(valid.sum(axis=2), 1)
+    return {
+        condition.key: {context.grid.prompts[p]: number(mean[c, p]) for p in prompts if valid[c, p].any()}
+        for c, condition in enumerate(context.grid.conditions)
+    }
+
+
+def _elements(context: Context, own: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """Element by element against foils: pictures in which the caption as asked beats every foil."""
+    data, grid = context.data, context.grid
+    per_condition: dict[str, list[dict[str, Any]]] = {condition.key: [] for condition in grid.conditions}
+    n = len(data.cells)
+    won, tried = np.zeros(n), np.zeros(n)
+    share = np.full((len(grid.conditions), len(grid.prompts), grid.rows.shape[2]), np.nan)
+    share_0 = share.copy()
+    features = data.features.astype(np.float64)
+    judged: list[tuple[int, np.ndarray]] = []
+    for p, name in enumerate(grid.prompts):
+        if name not in data.prompts or grid.roles[p] == "negative":
+            continue
+        kept_here, kept_base = [], []
+        for element in data.prompts[name].elements:
+            foils = [foil for foil in element.foils if foil in data.texts]
+            if element.text not in data.texts or not foils:
+                continue
+            right = data.texts[element.text].astype(np.float64)
+            wrong = np.stack([data.texts[foil] for foil in foils]).astype(np.float64)
+            rows = np.concatenate([grid.rows[:, p].ravel(), grid.base[p]])
+            rows = rows[rows >= 0]
+            wins = np.full(n, np.nan)
+            wins[rows] = metric._foil_wins(features[rows] @ right, features[rows] @ wrong.T)
+            all_won = np.where(np.isfinite(wins), wins == 1.0, False)
+            won[rows] += all_won[rows]
+            tried[rows] += 1
+            plane = _nan_mean(grid.base_plane(wins)[p])
+            base_all = grid.base_plane(all_won.astype(float))[p]
+            for c, condition in enumerate(grid.conditions):
+                mine = grid.rows[c, p]
+                mine = mine[mine >= 0]
+                if not len(mine):
+                    continue
+                hits = int(all_won[mine].sum())
+                low, high = wilson(hits, len(mine))
+                per_condition[condition.key].append({
+                    "prompt": name, "element": element.name, "won": hits, "of": len(mine),
+                    "ci_low": number(low), "ci_high": number(high), "chance": number(1.0 / (1 + len(foils))),
+                    "weight_0_won": int(np.nansum(base_all)), "weight_0_of": int(np.isfinite(base_all).sum()),
+                    "foils_beaten": number(np.mean(wins[mine])), "weight_0_foils_beaten": number(plane),
+                })  # fmt: skip
+            if np.isfinite(plane) and plane >= BASE_WINS:
+                kept_here.append(context.paired(wins * own)[:, p])
+                kept_base.append(context.paired_base(wins, context.paired(wins * own))[:, p])
+        if kept_here:
+            share[:, p] = np.mean(kept_here, axis=0)
+            share_0[:, p] = np.mean(kept_base, axis=0)
+            judged.append((p, share[:, p]))
+    if tried.any():
+        with np.errstate(invalid="ignore"):
+            context.columns["elements_won"] = np.where(tried > 0, won / tried, np.nan)
+    if not judged:
+        reason = "no prompt has foils; add elements with foils to a composition prompt" if not tried.any() else (
+            "the base model itself does not draw any tested element better than its foils")  # fmt: skip
+        context.not_measured(NAME, "elements_kept", reason)
+        return per_condition
+    prompts = [p for p, _ in judged]
+    here, base = context.draws(share, prompts), context.draws(share_0, prompts)
+    change = here.map(lambda w, zero: w - zero, base)
+    context.add_draws(NAME, "foils_beaten", here, base.estimate, bounds=(0.0, 1.0), of_shares=True)
+    context.add_draws(NAME, "foils_beaten_delta", change, 0.0, bounds=(-1.0, 1.0), of_shares=True)
+    context.shared["elements_delta"] = change
+    hits_each, tries = (grid.cube(np.where(tried > 0, values, np.nan)) for values in (won, tried))
+    with_elements = [p for p in range(len(grid.prompts)) if np.isfinite(tries[:, p]).any()]
+    rate = context.draws(hits_each, with_elements).map(lambda a, b: a / b, context.draws(tries, with_elements))
+    zero = np.array([sum(e["weight_0_won"] for e in found) / max(1, sum(e["weight_0_of"] for e in found))
+                     for found in (per_condition[c.key] for c in grid.conditions)])  # fmt: skip
+    context.add_shares(NAME, "element_win_rate", rate, zero)
+    return per_condition
+
+
+def _nan_mean(values: np.ndarray) -> float:
+    valid = values[np.isfinite(values)]
+    return float(valid.mean()) if valid.size else float("nan")
+
+
+def _negative(context: Context, similarity: np.ndarray) -> dict[str, Any]:
+    """How much the negative prompt takes away, with the LoRA and at weight 0; paired by seed."""
+    data, grid = context.data, context.grid
+    result: dict[str, Any] = {}
+    effect = np.full(grid.rows.shape, np.nan)
+    effect_0 = np.full(grid.rows.shape, np.nan)
+    prompts = []
+    for p in grid.prompts_of(("negative",)):
+        prompt = data.prompts.get(grid.prompts[p])
+        if prompt is None or not prompt.negative_concept or prompt.negative_concept not in data.texts:
+            continue
+        twins = [
+            q for q, name in enumerate(grid.prompts)
+            if q != p and name in data.prompts and data.prompts[name].text == prompt.text
+            and not data.prompts[name].negative_concept and grid.seeds[q] == grid.seeds[p]
+        ]  # fmt: skip
+        if not twins:
+            continue
+        presence = data.features.astype(np.float64) @ data.texts[prompt.negative_concept].astype(np.float64)
+        here, plane = grid.cube(presence), grid.base_plane(presence)
+        effect[:, p] = here[:, p] - here[:, twins[0]]
+        effect_0[:, p] = np.where(np.isfinite(effect[:, p]), plane[p] - plane[twins[0]], np.nan)
+        prompts.append(p)
+    if not prompts:
+        reason = (
+            "no negative prompt with a twin without it"
+            if grid.prompts_of(("negative",))
+            else "the suite has no negative prompt"
+        )
+        context.not_measured(NAME, "negative_effect", f"{reason}; draw the same prompt and seeds with and without it")
+        return result
+    draws, base = context.draws(effect, prompts), context.draws(effect_0, prompts)
+    context.add_draws(NAME, "negative_effect", draws, base.estimate, bounds=(-2.0, 2.0))
+    low, high = draws.interval()
+    for c, condition in enumerate(grid.conditions):
+        result[condition.key] = {
+            "change": number(draws.estimate[c]), "ci_low": number(low[c]), "ci_high": number(high[c]),
+            "weight_0": number(base.estimate[c]), "works": bool(high[c] < 0) if np.isfinite(high[c]) else None,
+        }  # fmt: skip
+    return result

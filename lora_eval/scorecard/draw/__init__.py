@@ -1,0 +1,1 @@
+"""Drawing a plan's pictures into the run folder."""

@@ -1,0 +1,1 @@
+"""From pictures to numbers: features, style and distortion statistics, references."""

@@ -1,1 +1,0 @@
-"""From the run's arrays to rows of numbers: one file per dimension, formulas in ``metrics``."""

@@ -1,0 +1,1 @@
+"""What a scorecard draws: checkpoints, weights, prompts and seeds."""
