@@ -15,41 +15,49 @@ export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: screenshots demo test test-slow test-pins test-browser lint bench clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-only test-slow test-pins test-browser browser-ready lint bench structure screenshots clean
 
-demo: $(VENV)/.ready
+help: ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.ready ## train and score the shipped example (6 minutes on 2 cores)
 	$(VENV)/bin/python -m lora_eval demo --out $(OUT)
 
-test: $(VENV)/.ready lint
+test: lint test-only ## style, types and the test suite under current releases (5 minutes)
+
+test-only: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest
 
-test-slow: $(VENV)/.ready
+test-slow: $(VENV)/.ready ## the suite with the tests that take minutes (25 minutes)
 	$(VENV)/bin/python -m pytest --slow
 
-lint: $(VENV)/.ready
+lint: $(VENV)/.ready ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 # The numpy and torch parts under the versions that AUTOMATIC1111 1.10.1 pins.
-test-pins: $(PINS)/.ready
+test-pins: $(PINS)/.ready ## the suite under the versions that AUTOMATIC1111 1.10.1 pins (3 minutes)
 	$(PINS)/bin/python -m pytest
 
 # Both tabs in Chromium: on gradio 3.41.2 (AUTOMATIC1111) and 4.40.0 (Forge) with scripted jobs, then on the current
 # gradio with scripted jobs and, through `python -m lora_eval ui`, a real training and a real scorecard.
 BROWSER_TESTS = LORA_EVAL_BROWSER_REQUIRED=1 $(BROWSER)/bin/python -m pytest --confcutdir=tests/browser tests/browser
 
-test-browser: $(VENV)/.ready $(PINS)/.ready $(FORGE_PAGE)/.ready $(BROWSER)/.ready
+browser-ready: $(VENV)/.ready $(PINS)/.ready $(FORGE_PAGE)/.ready $(BROWSER)/.ready
 	tools/find_chromium.sh
+
+test-browser: browser-ready ## both tabs in Chromium on gradio 3.41.2, 4.40.0 and the current one (5 minutes)
 	LORA_EVAL_PAGE_PYTHON=$(PINS)/bin/python $(BROWSER_TESTS) --ignore=tests/browser/test_real.py
 	LORA_EVAL_PAGE_PYTHON=$(FORGE_PAGE)/bin/python $(BROWSER_TESTS) --ignore=tests/browser/test_real.py
 	LORA_EVAL_PAGE_PYTHON=$(VENV)/bin/python $(BROWSER_TESTS)
 
-bench: $(VENV)/.ready
+bench: $(VENV)/.ready ## list the benchmarks; each figure in the docs names its command
 	$(VENV)/bin/python -m benchmarks
 
 # The pictures in docs/images. HOSTS="a1111=http://127.0.0.1:7860 forge=http://127.0.0.1:7861" adds running WebUIs.
-screenshots: $(VENV)/.ready $(BROWSER)/.ready
+screenshots: $(VENV)/.ready $(BROWSER)/.ready ## the pictures in docs/images
 	tools/find_chromium.sh
 	tools/screenshots.sh $(VENV) $(BROWSER) $(SHOTS) docs/images $(HOSTS)
 
@@ -82,5 +90,8 @@ $(BROWSER)/.ready:
 	$(BROWSER)/bin/python -m pip install --quiet playwright pytest
 	touch $@
 
-clean:
+structure: $(VENV)/.ready ## how the package is built, in numbers
+	$(VENV)/bin/python -m tools.structure
+
+clean: ## remove the environments and build folders
 	rm -rf $(VENV) $(PINS) $(FORGE_PAGE) $(BROWSER) build *.egg-info
