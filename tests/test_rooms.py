@@ -17,6 +17,7 @@ ROOMS = [
     ("log",),
     ("files",),
     ("i18n",),
+    ("options",),
     ("statistics",),
     ("lora",),
     ("host",),

@@ -13,7 +13,7 @@ def check(arguments: argparse.Namespace) -> int:
     """``check DATA_DIR``: findings one a line, errors first; exit 1 when there are errors."""
     from lora_eval.dataset.check import check as run_check
     from lora_eval.dataset.folder import scan
-    from lora_eval.training.settings import resolution
+    from lora_eval.options.option import resolution
 
     encoder = None
     if arguments.encoder is not None:

@@ -6,7 +6,7 @@ import difflib
 import math
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import yaml
 
 from lora_eval.errors import ConfigError
 from lora_eval.files import write_text
-from lora_eval.training.settings import bad_name, checked, key, resolution, rules
+from lora_eval.options.option import bad_name, checked, option, resolution
 
 PRESETS = ("attention", "transformer", "full")
 OPTIMIZERS = ("adamw", "adamw8bit", "lion", "prodigy")
@@ -65,79 +65,162 @@ class TrainConfig:
         seed: of everything random.
     """
 
-    train_data_dir: str = ""
-    metadata_path: str | None = None
-    reg_data_dir: str | None = None
-    prior_loss_weight: float = key(1.0, 0, 100)
-    base_model: str | None = None
-    output_dir: str | None = None
-    name: str | None = None
-    kind: str = key("style", choices=KINDS)
-    trigger: str = ""
-    class_word: str = ""
-
-    lora_rank: int = key(8, 1, 1024)
-    lora_alpha: float | None = key(None, 0, 4096, open_low=True)
-    preset: str = key("attention", choices=PRESETS)
-    conv_rank: int | None = key(None, 1, 1024)
-    blocks: list[str] = field(default_factory=list, metadata=rules(choices=("in", "mid", "out")))
-    rank_stabilised: bool = False
-    dropout: float = key(0.0, 0, 1, open_high=True)
-    init_lora: str | None = None
-
-    batch_size: int = key(4, 1, 512)
-    gradient_accumulation: int = key(1, 1, 1024)
-    epochs: int = key(10, 1, 100_000)
-    max_steps: int | None = key(None, 1, 10_000_000)
-    resolution: Any = None
-    no_upscale: bool = False
-    seed: int = key(0, 0, 2**32 - 1)
-
-    learning_rate: float = key(2e-4, 0, 10, open_low=True)
-    optimizer: str = key("adamw", choices=OPTIMIZERS)
-    weight_decay: float = key(0.01, 0, 10)
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999], metadata=rules(0, 1, open_high=True))
-    lr_scheduler: str = key("constant", choices=SCHEDULERS)
-    lr_cycles: int = key(1, 1, 1000)
-    warmup_steps: float = key(0, 0, 10_000_000)
-    max_grad_norm: float = key(1.0, 0, 1e6)
-    ema: float | None = key(None, 0, 1, open_low=True, open_high=True)
-
-    min_snr_gamma: float | None = key(None, 0, 1000, open_low=True)
-    noise_offset: float = key(0.0, 0, 1)
-    mixed_precision: str = key("auto", choices=PRECISIONS)
-    gradient_checkpointing: bool = False
-    on_out_of_memory: str = key("smaller", choices=("smaller", "stop"))
-
-    hard_negative_weight: float = key(0.0, 0, 1000)
-    hard_negative_start: float = key(0.5, 0, 1, open_high=True)
-    hard_negative_prompts: list[str] = field(default_factory=list)
-
-    caption_dropout: float = key(0.0, 0, 1)
-    tag_dropout: float = key(0.0, 0, 1)
-    shuffle_caption: bool = False
-    keep_tokens: int = key(0, 0, 100)
-    flip: bool = False
-    random_crop: bool = False
-
-    validation_fraction: float | None = key(None, 0, 0.5)
-    validation_steps: int | None = key(None, 1, 10_000_000)
-    early_stop: int = key(0, 0, 10_000)
-
-    save_steps: int = key(100, 0, 10_000_000)
-    save_dtype: str = key("fp16", choices=DTYPES)
-    sample_prompts: list[str] = field(default_factory=list)
-    sample_steps: int = key(100, 1, 10_000_000)
-    samples_per_prompt: int = key(1, 1, 16)
-    sample_seed: int = key(0, 0, 2**32 - 1)
-    sample_negative: str = ""
-    sampler: str = "Euler"
-    sampler_steps: int = key(20, 1, 1000)
-    sample_cfg: float = key(7.0, 0, 100)
-    measure_samples: bool = False
-    sample_early_stop: int = key(0, 0, 10_000)
-    cache_latents_to_disk: bool = True
-    publish: bool = True
+    train_data_dir: str = option(
+        "",
+        "Folder of pictures",
+        "50 to 200 clean, sharp pictures; a caption for each in metadata.csv or a .txt beside it",
+    )
+    metadata_path: str | None = option(
+        None,
+        "Caption table",
+        "metadata.csv with file name and prompt; empty: the folder's own, else .txt beside each picture",
+    )
+    reg_data_dir: str | None = option(
+        None, "Regularisation pictures", "folder with the class without the concept; empty: none"
+    )
+    prior_loss_weight: float = option(1.0, "Weight of regularisation", "how much their loss counts", within=(0, 100))
+    base_model: str | None = option(None, "Base model", "empty: the one in memory; a name here is checked against it")
+    output_dir: str | None = option(None, "Output folder", "empty: the WebUI's outputs")
+    name: str | None = option(None, "LoRA name", "file name and <lora:NAME:1>; empty: the folder's name")
+    kind: str = option(
+        "style", "What it should learn", "fills in the settings below with the advised ones", choices=KINDS
+    )
+    trigger: str = option("", "Trigger word", "a rare word that calls the concept; it should stand in every caption")
+    class_word: str = option("", "Class word", "what the trigger is, for example woman, dog or painting")
+    lora_rank: int = option(8, "Rank", "8 first; 4 when memory is short, 16 when 8 learns too little", within=(1, 1024))
+    lora_alpha: float | None = option(
+        None, "Alpha", "empty: the same as the rank, so that the scale is 1", within=(0, 4096), open_ends="low"
+    )
+    preset: str = option(
+        "attention",
+        "Layers",
+        "attention: Q, K, V and output; transformer: what kohya trains; full: with 3x3 convolutions",
+        choices=PRESETS,
+    )
+    conv_rank: int | None = option(
+        None, "Rank of convolutions", "only for the full preset; empty: the rank", within=(1, 1024)
+    )
+    blocks: list[str] = option(
+        list, "Blocks", "train only these parts of the UNet; none ticked: all", choices=("in", "mid", "out")
+    )
+    rank_stabilised: bool = option(False, "Rank-stabilised scale", "alpha over the square root of the rank (rsLoRA)")
+    dropout: float = option(
+        0.0, "Dropout", "share of the LoRA's inputs set to zero; 0: off", within=(0, 1), open_ends="high"
+    )
+    init_lora: str | None = option(
+        None, "Start from LoRA", "path of a LoRA to go on from, of any rank; empty: start anew"
+    )
+    batch_size: int = option(
+        4, "Batch size", "pictures in one pass; 4 to 6 on 24 GB, 1 or 2 when memory is short", within=(1, 512)
+    )
+    gradient_accumulation: int = option(
+        1, "Gradient accumulation", "passes in one step; acts like a larger batch without its memory", within=(1, 1024)
+    )
+    epochs: int = option(10, "Epochs", "passes over the pictures; 10 to 15 are advised", within=(1, 100_000))
+    max_steps: int | None = option(
+        None, "Step limit", "stop after so many steps all the same; empty: no limit", within=(1, 10_000_000)
+    )
+    resolution: Any = option(
+        None, "Resolution", "side or WIDTHxHEIGHT in pixels; empty: as in Settings, else the model's own"
+    )
+    no_upscale: bool = option(False, "Do not enlarge", "small pictures keep their size")
+    seed: int = option(0, "Training seed", "the same seed and settings give the same LoRA", within=(0, 2**32 - 1))
+    learning_rate: float = option(
+        2e-4, "Learning rate", "2e-4 for a style, 1e-4 for a character or an object", within=(0, 10), open_ends="low"
+    )
+    optimizer: str = option("adamw", "Optimiser", "adamw8bit, lion and prodigy need their package", choices=OPTIMIZERS)
+    weight_decay: float = option(0.01, "Weight decay", "pulls the LoRA towards zero", within=(0, 10))
+    betas: list[float] = option(
+        lambda: [0.9, 0.999], "Betas", "two numbers of the optimiser", within=(0, 1), open_ends="high"
+    )
+    lr_scheduler: str = option(
+        "constant", "Learning rate schedule", "how the learning rate changes over the run", choices=SCHEDULERS
+    )
+    lr_cycles: int = option(1, "Restarts", "cycles of cosine_with_restarts", within=(1, 1000))
+    warmup_steps: float = option(
+        0, "Warm-up", "number of steps, or a share of all steps below 1", within=(0, 10_000_000)
+    )
+    max_grad_norm: float = option(
+        1.0, "Gradient clipping", "largest norm of the gradient; 0: no clipping", within=(0, 1000000)
+    )
+    ema: float | None = option(
+        None, "Average of weights (EMA)", "decay such as 0.999; empty: off", within=(0, 1), open_ends="low high"
+    )
+    min_snr_gamma: float | None = option(
+        None, "Min-SNR gamma", "5 evens out the timesteps; empty: off", within=(0, 1000), open_ends="low"
+    )
+    noise_offset: float = option(0.0, "Noise offset", "helps very dark and very bright pictures; 0: off", within=(0, 1))
+    mixed_precision: str = option("auto", "Mixed precision", "auto: as the WebUI computes", choices=PRECISIONS)
+    gradient_checkpointing: bool = option(False, "Gradient checkpointing", "less memory, about a third slower")
+    on_out_of_memory: str = option(
+        "smaller",
+        "When memory runs out",
+        "smaller: go on with smaller settings of the same effect; stop: an error",
+        choices=("smaller", "stop"),
+    )
+    hard_negative_weight: float = option(
+        0.0, "Weight of hard negatives", "how much they count; 0.3 is usual; 0: off", within=(0, 1000)
+    )
+    hard_negative_start: float = option(
+        0.5, "Hard negatives from", "share of the run after which they begin", within=(0, 1), open_ends="high"
+    )
+    hard_negative_prompts: list[str] = option(
+        list,
+        "Prompts to leave alone",
+        "one a line, kept as the base model draws them; empty: the captions without the trigger",
+    )
+    caption_dropout: float = option(0.0, "Caption dropout", "share of pictures shown without caption", within=(0, 1))
+    tag_dropout: float = option(0.0, "Tag dropout", "share of tags left out", within=(0, 1))
+    shuffle_caption: bool = option(False, "Shuffle tags", "tags in another order each time")
+    keep_tokens: int = option(0, "Keep first tags", "so many tags stay in front", within=(0, 100))
+    flip: bool = option(False, "Flip", "mirror half of the pictures; not for faces with a side or for lettering")
+    random_crop: bool = option(False, "Random crop", "cut another part each time instead of the middle")
+    validation_fraction: float | None = option(
+        None,
+        "Held-out share",
+        "pictures kept aside to measure with; empty: a tenth from 20 pictures up",
+        within=(0, 0.5),
+    )
+    validation_steps: int | None = option(
+        None, "Validate every", "steps; empty: about twenty times a run", within=(1, 10_000_000)
+    )
+    early_stop: int = option(
+        0, "Patience", "stop after so many validations without a better loss; 0: never", within=(0, 10000)
+    )
+    save_steps: int = option(
+        100,
+        "Checkpoint every",
+        "steps; 100 to 200 are advised, so that the best can be gone back to",
+        within=(0, 10_000_000),
+    )
+    save_dtype: str = option("fp16", "Precision of files", "fp16 is what the WebUIs expect", choices=DTYPES)
+    sample_prompts: list[str] = option(
+        list, "Prompts of test pictures", "one a line; {trigger} and {class_word} are filled in"
+    )
+    sample_steps: int = option(100, "Test pictures every", "steps", within=(1, 10_000_000))
+    samples_per_prompt: int = option(1, "Pictures per prompt", "each with a seed of its own", within=(1, 16))
+    sample_seed: int = option(
+        0, "Seed of test pictures", "the same over the whole run, so that only the LoRA differs", within=(0, 2**32 - 1)
+    )
+    sample_negative: str = option("", "Negative prompt of test pictures", "what should not be in them")
+    sampler: str = option("Euler", "Sampler of test pictures", "a name of the WebUI's list")
+    sampler_steps: int = option(20, "Sampling steps of test pictures", "more is finer and slower", within=(1, 1000))
+    sample_cfg: float = option(
+        7.0, "CFG scale of test pictures", "how strictly the prompt is followed", within=(0, 100)
+    )
+    measure_samples: bool = option(
+        False,
+        "Measure test pictures",
+        "fidelity, diversity and alignment at each step; needs prompts above and the image encoder",
+    )
+    sample_early_stop: int = option(
+        0,
+        "Patience with test pictures",
+        "stop after so many steps in a row whose pictures an earlier step beats; 0: advise only",
+        within=(0, 10000),
+    )
+    cache_latents_to_disk: bool = option(True, "Keep encodings", "a second run on the same pictures starts faster")
+    publish: bool = option(True, "Put into the LoRA folder", "the finished LoRA can be used at once")
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(TrainConfig)

@@ -8,8 +8,8 @@ from typing import Any
 
 from lora_eval.errors import ConfigError
 from lora_eval.files import make_folder, write_text
+from lora_eval.options.option import bad_name
 from lora_eval.training.config import TrainConfig, load_config, read_yaml, to_dict, to_yaml
-from lora_eval.training.settings import bad_name
 
 # these say what is trained, not how
 OF_A_DATASET = (

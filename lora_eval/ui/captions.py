@@ -10,12 +10,12 @@ from lora_eval.errors import LoraEvalError
 from lora_eval.service.jobs import ENDED, FINISHED
 from lora_eval.ui import render, text
 from lora_eval.ui.compat import Update, html, listen, section, transient
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 
 
-def make(desk: Desk, element: str) -> dict[str, Any]:
+def make(controller: Controller, element: str) -> dict[str, Any]:
     """A folded section: captioner, whether to replace what is there, the button, and what came of it."""
-    known = desk.captioners()
+    known = controller.captioners()
     made: dict[str, Any] = {}
     with gr.Accordion(text.CAPTION_GROUP, open=False, elem_id=f"{element}_caption_group"):
         with gr.Row():
@@ -29,22 +29,22 @@ def make(desk: Desk, element: str) -> dict[str, Any]:
     return made
 
 
-def wire(desk: Desk, made: dict[str, Any], about: list[Any]) -> None:
+def wire(controller: Controller, made: dict[str, Any], about: list[Any]) -> None:
     """``about``: controls of folder, caption table, trigger and class word."""
 
     def start(by: str, anew: bool, folder: str, table: str, trigger: str, class_word: str) -> list[Update]:
         try:
-            desk.caption(folder, table, by, trigger, class_word, anew)
+            controller.caption(folder, table, by, trigger, class_word, anew)
         except LoraEvalError as error:
-            return [section(render.message(str(error))), section(show(desk))]
-        return [section(""), section(show(desk))]
+            return [section(render.message(str(error))), section(show(controller))]
+        return [section(""), section(show(controller))]
 
     listen(made["start"].click, start, [made["by"], made["anew"], *about], [made["refused"], made["shown"]])
 
 
-def show(desk: Desk) -> str:
+def show(controller: Controller) -> str:
     """The captioning that runs, or what came of the last one."""
-    state = desk.captioning()
+    state = controller.captioning()
     if state is None:
         return ""
     if state.status not in ENDED:

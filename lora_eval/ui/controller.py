@@ -28,7 +28,7 @@ from lora_eval.ui.views import Finished, Proposal, ScoreView, TrainView, stamp_o
 LIVE_IMAGES = 12
 
 
-class Desk:
+class Controller:
     """Where both tabs place their orders.
 
     Args:

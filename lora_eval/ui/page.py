@@ -11,7 +11,7 @@ import gradio as gr
 
 from lora_eval.ui import pictures, render, text
 from lora_eval.ui.compat import Update, html, listen, section
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 
 HIDDEN = ["lora-eval-hidden"]
 
@@ -36,7 +36,7 @@ def make_requests(element: str) -> dict[str, Any]:
     return made
 
 
-def wire_requests(desk: Desk, kind: str, shown: dict[str, Any], stand_in: Any) -> None:
+def wire_requests(controller: Controller, kind: str, shown: dict[str, Any], stand_in: Any) -> None:
     """``stand_in``: a component that holds a text; the script's answer takes the place of its value."""
 
     def whole(key: str) -> str:
@@ -44,12 +44,12 @@ def wire_requests(desk: Desk, kind: str, shown: dict[str, Any], stand_in: Any) -
         return f'<img data-le-key="{render.escaped(key)}" src="{source}" alt="">' if source else ""
 
     def cancel(id: str) -> Update:
-        desk.interrupt(str(id))
-        return section(render.queue(desk.waiting(), kind))
+        controller.interrupt(str(id))
+        return section(render.queue(controller.waiting(), kind))
 
     def again(id: str) -> Update:
-        desk.resume(str(id))
-        return section(render.queue(desk.waiting(), kind))
+        controller.resume(str(id))
+        return section(render.queue(controller.waiting(), kind))
 
     listen(shown["whole"].click, whole, [stand_in], [shown["answer"]], js="() => [loraEval.picture]", quiet=True)
     for name, act in (("cancel", cancel), ("again", again)):

@@ -9,15 +9,17 @@ import gradio as gr
 from lora_eval.errors import LoraEvalError
 from lora_eval.ui import form, render, text
 from lora_eval.ui.compat import Update, html, keep, listen, open_choice, section, transient
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 
 
-def make(desk: Desk, element: str) -> dict[str, Any]:
+def make(controller: Controller, element: str) -> dict[str, Any]:
     """A folded section: presets, a file to take settings from, and the settings as YAML."""
     made: dict[str, Any] = {}
     with gr.Accordion(text.CONFIG, open=False, elem_id=f"{element}_yaml_group"):
         with gr.Row():
-            made["name"] = transient(open_choice(desk.presets(), text.PRESET_NAME, f"{element}_kept_preset", scale=3))
+            made["name"] = transient(
+                open_choice(controller.presets(), text.PRESET_NAME, f"{element}_kept_preset", scale=3)
+            )
             for key, words in (("load", text.PRESET_LOAD), ("save", text.PRESET_SAVE)):
                 made[key] = gr.Button(
                     words,
@@ -39,7 +41,7 @@ def make(desk: Desk, element: str) -> dict[str, Any]:
     return made
 
 
-def wire(desk: Desk, made: dict[str, Any], names: list[str], inputs: list[Any]) -> None:
+def wire(controller: Controller, made: dict[str, Any], names: list[str], inputs: list[Any]) -> None:
     """``inputs``: the control of each setting in ``names``."""
     said = made["said"]
 
@@ -54,34 +56,34 @@ def wire(desk: Desk, made: dict[str, Any], names: list[str], inputs: list[Any]) 
 
     def write(*values: Any) -> list[Any]:
         try:
-            return [desk.to_yaml(form.read_values(names, values)), section("")]
+            return [controller.to_yaml(form.read_values(names, values)), section("")]
         except LoraEvalError as error:
             return [keep(), section(render.message(str(error)))]
 
     def read(words: str) -> list[Any]:
         try:
-            return fill(desk.from_yaml(words), [])
+            return fill(controller.from_yaml(words), [])
         except LoraEvalError as error:
             return refused(error)
 
     def load(name: str) -> list[Any]:
         try:
-            return fill(desk.load_preset(str(name or "")), [])
+            return fill(controller.load_preset(str(name or "")), [])
         except LoraEvalError as error:
             return refused(error)
 
     def save(name: str, *values: Any) -> list[Update]:
         try:
-            path = desk.save_preset(str(name or ""), form.read_values(names, values))
+            path = controller.save_preset(str(name or ""), form.read_values(names, values))
         except LoraEvalError as error:
             return [keep(), section(render.message(str(error)))]
         told = section(render.good(text.WORDS["preset_saved"], path.stem))
-        return [gr.update(choices=desk.presets(), value=path.stem), told]
+        return [gr.update(choices=controller.presets(), value=path.stem), told]
 
     def upload(file: Any) -> list[Any]:
         # gradio 3 hands over an open file, later ones its path
         try:
-            return fill(*desk.from_file(getattr(file, "name", file)))
+            return fill(*controller.from_file(getattr(file, "name", file)))
         except LoraEvalError as error:
             return refused(error)
 

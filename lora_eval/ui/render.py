@@ -1,4 +1,4 @@
-"""Values of the desk as HTML. Everything that comes from outside is escaped here."""
+"""Values of the controller as HTML. Everything that comes from outside is escaped here."""
 
 from __future__ import annotations
 

@@ -11,23 +11,28 @@ from lora_eval.errors import LoraEvalError
 from lora_eval.service.order import ScoreOrder
 from lora_eval.ui import page, render, score_view, text
 from lora_eval.ui.compat import html, open_choice, transient
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 
 ELEMENT = "lora_eval_score"
 
 
-def choices(desk: Desk) -> dict[str, Any]:
+def choices(controller: Controller) -> dict[str, Any]:
     """LoRAs, run, kind, data, preset, budget and the map: ``controls`` by name."""
     controls: dict[str, Any] = {}
     label, info = text.LORAS
     controls["loras"] = transient(
-        gr.Dropdown(labels(desk), value=[], multiselect=True, label=label, info=info, elem_id=f"{ELEMENT}_loras")
+        gr.Dropdown(labels(controller), value=[], multiselect=True, label=label, info=info, elem_id=f"{ELEMENT}_loras")
     )
     with gr.Row():
         label, info = text.RUN_PICK
         controls["run"] = transient(
             gr.Dropdown(
-                names(desk.training_runs()), value=None, label=label, info=info, scale=3, elem_id=f"{ELEMENT}_run_pick"
+                names(controller.training_runs()),
+                value=None,
+                label=label,
+                info=info,
+                scale=3,
+                elem_id=f"{ELEMENT}_run_pick",
             )
         )
         controls["refresh"] = gr.Button(
@@ -58,7 +63,7 @@ def choices(desk: Desk) -> dict[str, Any]:
             min_width=150,
             elem_id=f"{ELEMENT}_budget_unit",
         )
-    controls["estimate"] = html(_first_estimate(desk), elem_id=f"{ELEMENT}_estimate")
+    controls["estimate"] = html(_first_estimate(controller), elem_id=f"{ELEMENT}_estimate")
     for name, default, axis, values in (
         ("x", "weight", text.X_AXIS, text.X_VALUES),
         ("y", "checkpoint", text.Y_AXIS, text.Y_VALUES),
@@ -94,7 +99,7 @@ def buttons() -> tuple[dict[str, Any], Any]:
     return {"run": run, "interrupt": interrupt, "fill": fill}, html(visible=False, elem_id=f"{ELEMENT}_message")
 
 
-def settings(desk: Desk) -> dict[str, Any]:
+def settings(controller: Controller) -> dict[str, Any]:
     """What is drawn and how, folded away."""
     from lora_eval.scorecard.plan.suites import suite_names
 
@@ -120,7 +125,7 @@ def settings(desk: Desk) -> dict[str, Any]:
             controls["trigger"], controls["class_word"] = field("trigger"), field("class_word")
     with gr.Accordion(text.SAMPLING, open=False, elem_id=f"{ELEMENT}_how"):
         with gr.Row():
-            samplers = ["", *desk.samplers()]
+            samplers = ["", *controller.samplers()]
             controls["sampler"] = open_choice(samplers, text.SAMPLER, f"{ELEMENT}_sampler", min_width=150)
             controls["scheduler"] = field("scheduler")
         for pair in (("steps", "cfg_scale"), ("width", "height"), ("clip_skip", "batch_size")):
@@ -131,13 +136,15 @@ def settings(desk: Desk) -> dict[str, Any]:
     return controls
 
 
-def results(desk: Desk) -> dict[str, Any]:
+def results(controller: Controller) -> dict[str, Any]:
     """The run that is shown: job, queue, live map, verdict, its use, files."""
     shown: dict[str, Any] = {}
     label, info = text.HISTORY
     with gr.Row():
         shown["history"] = transient(
-            gr.Dropdown(names(desk.scored_runs()), value=None, label=label, info=info, elem_id=f"{ELEMENT}_history")
+            gr.Dropdown(
+                names(controller.scored_runs()), value=None, label=label, info=info, elem_id=f"{ELEMENT}_history"
+            )
         )
     with gr.Accordion(text.ALL_RUNS, open=False, elem_id=f"{ELEMENT}_runs"):
         shown["runs"] = html(elem_id=f"{ELEMENT}_run_list")
@@ -167,7 +174,7 @@ def results(desk: Desk) -> dict[str, Any]:
     return {**shown, **page.make_requests(ELEMENT)}
 
 
-def comparison(desk: Desk) -> dict[str, Any]:
+def comparison(controller: Controller) -> dict[str, Any]:
     """Runs side by side."""
     made: dict[str, Any] = {}
     with gr.Accordion(text.COMPARE, open=False, elem_id=f"{ELEMENT}_compare_group"):
@@ -175,7 +182,7 @@ def comparison(desk: Desk) -> dict[str, Any]:
             label, info = text.COMPARE_RUNS
             made["runs"] = transient(
                 gr.Dropdown(
-                    _finished(desk),
+                    _finished(controller),
                     value=[],
                     multiselect=True,
                     label=label,
@@ -211,20 +218,20 @@ def comparison(desk: Desk) -> dict[str, Any]:
     return made
 
 
-def _finished(desk: Desk) -> list[str]:
-    return [run.folder.name for run in desk.history() if run.verdict]
+def _finished(controller: Controller) -> list[str]:
+    return [run.folder.name for run in controller.history() if run.verdict]
 
 
-def labels(desk: Desk) -> list[str]:
+def labels(controller: Controller) -> list[str]:
     """LoRAs by the label the dropdown has; none where the folder cannot be read."""
     try:
-        return list(desk.loras())
+        return list(controller.loras())
     except LoraEvalError:
         return []
 
 
-def _first_estimate(desk: Desk) -> str:
-    return score_view.presets(desk.estimates(ScoreOrder([])), "standard")
+def _first_estimate(controller: Controller) -> str:
+    return score_view.presets(controller.estimates(ScoreOrder([])), "standard")
 
 
 def names(folders: list[Path]) -> list[str]:

@@ -14,7 +14,7 @@ from lora_eval.service.estimate import ADAPTIVE
 from lora_eval.service.order import ScoreOrder
 from lora_eval.ui import page, render, score_form, score_view, text
 from lora_eval.ui.compat import Update, html, keep, listen, section
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 from lora_eval.ui.order import BUDGET, MAP, OPTIONAL, SAMPLING, make_order
 
 REDRAW = 2.0
@@ -24,77 +24,79 @@ RESULT = ("verdict", "group", "checkpoint", "weight", "used", "files", "report")
 ORDER = ("loras", "kind", "data", "preset", *MAP, *BUDGET, *OPTIONAL, *SAMPLING)
 
 
-def make(desk: Desk) -> gr.Blocks:
+def make(controller: Controller) -> gr.Blocks:
     """The tab as Blocks of its own, as the WebUI takes them."""
     with gr.Blocks(analytics_enabled=False) as blocks:
         with gr.Row(elem_id=f"{ELEMENT}_tab", elem_classes=["lora-eval"]):
             with gr.Column(scale=5, min_width=340, elem_id=f"{ELEMENT}_settings"):
-                controls = score_form.choices(desk)
+                controls = score_form.choices(controller)
                 buttons, said = score_form.buttons()
-                controls.update(score_form.settings(desk))
+                controls.update(score_form.settings(controller))
             with gr.Column(scale=6, min_width=340, elem_id=f"{ELEMENT}_progress"):
-                shown = score_form.results(desk)
+                shown = score_form.results(controller)
         with gr.Row(elem_id=f"{ELEMENT}_report_row", elem_classes=["lora-eval"]):
             shown["report"] = html(visible=False, elem_id=f"{ELEMENT}_report")
         with gr.Row(elem_id=f"{ELEMENT}_compare_row", elem_classes=["lora-eval"]):
-            compared = score_form.comparison(desk)
+            compared = score_form.comparison(controller)
         inputs = [controls[name] for name in ORDER]
-        _wire_choices(desk, controls, buttons, said, inputs)
-        _wire_jobs(desk, buttons, said, shown, inputs)
-        _wire_result(desk, shown)
-        _wire_comparison(desk, compared)
-        _wire_poll(desk, {**shown, "compared": compared["runs"], "estimate": controls["estimate"]}, inputs)
-        page.wire_requests(desk, "score", shown, shown["weight"])
+        _wire_choices(controller, controls, buttons, said, inputs)
+        _wire_jobs(controller, buttons, said, shown, inputs)
+        _wire_result(controller, shown)
+        _wire_comparison(controller, compared)
+        _wire_poll(controller, {**shown, "compared": compared["runs"], "estimate": controls["estimate"]}, inputs)
+        page.wire_requests(controller, "score", shown, shown["weight"])
     return blocks
 
 
 # -- what they do ------------------------------------------------------------------------------------
 
 
-def _order(desk: Desk, values: tuple[Any, ...]) -> ScoreOrder:
-    return make_order(dict(zip(ORDER, values, strict=True)), desk.loras())
+def _order(controller: Controller, values: tuple[Any, ...]) -> ScoreOrder:
+    return make_order(dict(zip(ORDER, values, strict=True)), controller.loras())
 
 
-def _estimate(desk: Desk, values: tuple[Any, ...]) -> str:
+def _estimate(controller: Controller, values: tuple[Any, ...]) -> str:
     try:
-        order = _order(desk, values)
-        return score_view.presets(desk.estimates(order), order.preset)
+        order = _order(controller, values)
+        return score_view.presets(controller.estimates(order), order.preset)
     except LoraEvalError as error:
         return render.message(str(error))
 
 
-def _wire_choices(desk: Desk, controls: dict[str, Any], buttons: dict[str, Any], said: Any, inputs: list[Any]) -> None:
+def _wire_choices(
+    controller: Controller, controls: dict[str, Any], buttons: dict[str, Any], said: Any, inputs: list[Any]
+) -> None:
     def refresh(chosen: list[str] | None) -> list[Any]:
-        labels = score_form.labels(desk)
+        labels = score_form.labels(controller)
         kept = [label for label in chosen or [] if label in labels]
-        return [gr.update(choices=labels, value=kept), gr.update(choices=score_form.names(desk.training_runs()))]
+        return [gr.update(choices=labels, value=kept), gr.update(choices=score_form.names(controller.training_runs()))]
 
     def estimate(*values: Any) -> str:
-        return _estimate(desk, values)
+        return _estimate(controller, values)
 
     def budget(preset: str) -> Update:
         return gr.update(visible=preset == ADAPTIVE)
 
     def fill(run: Path | None) -> list[Any]:
-        runs = score_form.names(desk.training_runs())
+        runs = score_form.names(controller.training_runs())
         if run is None:
             return [keep(), keep(), gr.update(choices=runs), keep()]
         try:
-            proposal = desk.propose(run)
+            proposal = controller.propose(run)
         except LoraEvalError as error:
             return [keep(), keep(), gr.update(choices=runs), section(render.message(str(error)))]
         return [
-            gr.update(choices=score_form.labels(desk), value=proposal.loras),
+            gr.update(choices=score_form.labels(controller), value=proposal.loras),
             proposal.kind or text.FROM_LORA,
             gr.update(choices=runs, value=run.name),
             section(render.good(text.WORDS["filled"], run.name)),
         ]
 
     def pick(name: str | None) -> list[Any]:
-        return fill(score_form.named(desk.training_runs(), name))
+        return fill(score_form.named(controller.training_runs(), name))
 
     def from_page(name: str) -> list[Any]:
-        return fill(score_form.named(desk.training_runs(), Path(name).name if name else None))
+        return fill(score_form.named(controller.training_runs(), Path(name).name if name else None))
 
     listen(controls["refresh"].click, refresh, [controls["loras"]], [controls["loras"], controls["run"]], quiet=True)
     outputs = [controls["loras"], controls["kind"], controls["run"], said]
@@ -106,20 +108,22 @@ def _wire_choices(desk: Desk, controls: dict[str, Any], buttons: dict[str, Any],
         listen(controls[name].change, estimate, inputs, [controls["estimate"]], quiet=True)
 
 
-def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, shown: dict[str, Any], inputs: list[Any]) -> None:
+def _wire_jobs(
+    controller: Controller, buttons: dict[str, Any], said: Any, shown: dict[str, Any], inputs: list[Any]
+) -> None:
     def run(*values: Any) -> list[Any]:
         try:
-            order = _order(desk, values)
+            order = _order(controller, values)
             if not order.loras:
                 return [section(render.message(text.NO_LORA)), keep()]
-            desk.score(order)
+            controller.score(order)
         except LoraEvalError as error:
             return [section(render.message(str(error))), keep()]
         # the new run is shown, not the one picked from the history
         return [section(render.good(text.WORDS["submitted"])), None]
 
     def interrupt() -> Update:
-        if desk.interrupt(kind="score"):
+        if controller.interrupt(kind="score"):
             return section(render.good(text.WORDS["stopping"]))
         return section(render.message(text.WORDS["nothing_runs"]))
 
@@ -127,13 +131,13 @@ def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, shown: dict[str, 
     listen(buttons["interrupt"].click, interrupt, [], [said], quiet=True)
 
 
-def _wire_result(desk: Desk, shown: dict[str, Any]) -> None:
+def _wire_result(controller: Controller, shown: dict[str, Any]) -> None:
     def use(name: str | None, checkpoint: str, weight: str) -> Update:
         try:
-            view = desk.scoring(_history_path(desk, name))
+            view = controller.scoring(_history_path(controller, name))
             if view.folder is None:
                 return section(render.message(text.SCORE_EMPTY))
-            card = desk.use_weight(view.folder, checkpoint.strip(), weight)
+            card = controller.use_weight(view.folder, checkpoint.strip(), weight)
         except LoraEvalError as error:
             return section(render.message(str(error)))
         return section(render.good(text.WORDS["saved"], card.name))
@@ -141,12 +145,12 @@ def _wire_result(desk: Desk, shown: dict[str, Any]) -> None:
     listen(shown["use"].click, use, [shown["history"], shown["checkpoint"], shown["weight"]], [shown["used"]])
 
 
-def _wire_comparison(desk: Desk, made: dict[str, Any]) -> None:
+def _wire_comparison(controller: Controller, made: dict[str, Any]) -> None:
     def compare(names: list[str] | None, at: str) -> list[Any]:
         nothing = [gr.update(value=None, visible=False), section("")]
         try:
-            runs = [score_form.named(desk.scored_runs(), name) for name in names or []]
-            folder = desk.compare([run for run in runs if run is not None], at or "")
+            runs = [score_form.named(controller.scored_runs(), name) for name in names or []]
+            folder = controller.compare([run for run in runs if run is not None], at or "")
         except LoraEvalError as error:
             return [section(render.message(str(error))), *nothing]
         files = [str(folder / name) for name in COMPARED]
@@ -159,15 +163,15 @@ def _wire_comparison(desk: Desk, made: dict[str, Any]) -> None:
     listen(made["start"].click, compare, [made["runs"], made["at"]], [made["said"], made["files"], made["page"]])
 
 
-def _history_path(desk: Desk, name: str | None) -> str:
-    folder = score_form.named(desk.scored_runs(), name) if name else None
+def _history_path(controller: Controller, name: str | None) -> str:
+    folder = score_form.named(controller.scored_runs(), name) if name else None
     return "" if folder is None else str(folder)
 
 
-def _wire_poll(desk: Desk, shown: dict[str, Any], inputs: list[Any]) -> None:
+def _wire_poll(controller: Controller, shown: dict[str, Any], inputs: list[Any]) -> None:
     def poll(state: dict[str, Any] | None, name: str | None, *values: Any) -> list[Any]:
         state = dict(state or {"stamp": None, "card": None, "drawn": 0.0, "tick": 0, "runs": None})
-        view = desk.scoring(_history_path(desk, name))
+        view = controller.scoring(_history_path(controller, name))
         now = time.monotonic()
         over = view.job is None or view.job.ended is not None
         live, result = keep(), [keep()] * len(RESULT)
@@ -177,20 +181,20 @@ def _wire_poll(desk: Desk, shown: dict[str, Any], inputs: list[Any]) -> None:
             # a run that is gone on with keeps its earlier result until the new one is there
             stamp = view.stamp[:2] + view.stamp[3:]
             if stamp != state["card"]:
-                state["card"], result = stamp, _result(desk, view.folder)
-        runs = score_form.names(desk.scored_runs())
+                state["card"], result = stamp, _result(controller, view.folder)
+        runs = score_form.names(controller.scored_runs())
         history, listed, finished, estimated = keep(), keep(), keep(), keep()
         shown_run = "" if view.folder is None else view.folder.name
         if [*runs, shown_run, over] != state["runs"]:
             state["runs"] = [*runs, shown_run, over]
             history = gr.update(choices=runs)
-            told = desk.history()
+            told = controller.history()
             listed = section(score_view.history(told, shown_run))
             finished = gr.update(choices=[one.folder.name for one in told if one.verdict])
             # a run that ended tells the speed
-            estimated = gr.update(value=_estimate(desk, values))
+            estimated = gr.update(value=_estimate(controller, values))
         state["tick"] += 1
-        job, waiting = score_view.score_job(view), section(render.queue(desk.waiting(), "score"))
+        job, waiting = score_view.score_job(view), section(render.queue(controller.waiting(), "score"))
         return [
             state,
             job,
@@ -217,7 +221,7 @@ def _wire_poll(desk: Desk, shown: dict[str, Any], inputs: list[Any]) -> None:
     listen(shown["poll"].click, poll, asked, [shown[name] for name in names], quiet=True)
 
 
-def _result(desk: Desk, folder: Path | None) -> list[Any]:
+def _result(controller: Controller, folder: Path | None) -> list[Any]:
     """Updates of the components in RESULT."""
     from lora_eval.service import library
 
@@ -240,7 +244,7 @@ def _result(desk: Desk, folder: Path | None) -> list[Any]:
         return nothing
     best = card.get("recommended") or {}
     weight = best.get("weight")
-    files = [str(path) for path in desk.downloads(folder)]
+    files = [str(path) for path in controller.downloads(folder)]
     return [
         section(score_view.verdict(card)),
         gr.update(visible=True),

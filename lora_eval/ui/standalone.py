@@ -14,17 +14,17 @@ from lora_eval.host.current import current_settings
 from lora_eval.i18n.language import ENGLISH
 from lora_eval.service.served_files import add_routes
 from lora_eval.ui import compat
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 from lora_eval.ui.tabs import tabs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEFAULT_PORT = 7862
 
 
-def build(desk: Desk | None = None) -> tuple[gr.Blocks, dict[str, Any]]:
+def build(controller: Controller | None = None) -> tuple[gr.Blocks, dict[str, Any]]:
     """The page and the arguments its ``launch`` needs beside address and port."""
     script, style = _asset("javascript", "lora_eval.js") + _localisation(), _asset("", "style.css")
-    made = tabs(desk)
+    made = tabs(controller)
     about, launching = compat.page_options(f"<script>{script}</script>", style)
     with gr.Blocks(title="LoRA Eval", analytics_enabled=False, **about) as page:
         with gr.Tabs(elem_id="tabs"):
@@ -47,9 +47,11 @@ def _localisation() -> str:
     return localize.replace("LORA_EVAL_WORDS", words.replace("<", "\\u003c"))
 
 
-def launch(host: str = "127.0.0.1", port: int | None = None, desk: Desk | None = None, block: bool = True) -> gr.Blocks:
+def launch(
+    host: str = "127.0.0.1", port: int | None = None, controller: Controller | None = None, block: bool = True
+) -> gr.Blocks:
     """Serve the page. ``block``: until the process is ended."""
-    page, options = build(desk)
+    page, options = build(controller)
     if compat.MAJOR < 6:
         options["show_api"] = False
     else:

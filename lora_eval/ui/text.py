@@ -5,133 +5,128 @@ The WebUI translates whole text nodes, so a text here is never glued to a number
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from lora_eval.report.words import COMPARED as _COMPARED
 from lora_eval.report.words import QUESTIONS as _QUESTIONS
 from lora_eval.report.words import TITLES as _TITLES
+from lora_eval.training.config import TrainConfig
 
 TRAIN_TITLE = "LoRA Train"
 SCORE_TITLE = "LoRA Scorecard"
 
-# name of a setting -> (label, hint). The order is the order in the tab.
-GROUPS: dict[str, dict[str, tuple[str, str]]] = {
-    "LoRA network": {
-        "lora_rank": ("Rank", "8 first; 4 when memory is short, 16 when 8 learns too little"),
-        "lora_alpha": ("Alpha", "empty: the same as the rank, so that the scale is 1"),
-        "preset": (
-            "Layers",
-            "attention: Q, K, V and output; transformer: what kohya trains; full: with 3x3 convolutions",
-        ),
-        "conv_rank": ("Rank of convolutions", "only for the full preset; empty: the rank"),
-        "blocks": ("Blocks", "train only these parts of the UNet; none ticked: all"),
-        "rank_stabilised": ("Rank-stabilised scale", "alpha over the square root of the rank (rsLoRA)"),
-        "dropout": ("Dropout", "share of the LoRA's inputs set to zero; 0: off"),
-        "init_lora": ("Start from LoRA", "path of a LoRA to go on from, of any rank; empty: start anew"),
-    },
-    "Steps and learning rate": {
-        "epochs": ("Epochs", "passes over the pictures; 10 to 15 are advised"),
-        "max_steps": ("Step limit", "stop after so many steps all the same; empty: no limit"),
-        "batch_size": ("Batch size", "pictures in one pass; 4 to 6 on 24 GB, 1 or 2 when memory is short"),
-        "gradient_accumulation": (
-            "Gradient accumulation",
-            "passes in one step; acts like a larger batch without its memory",
-        ),
-        "learning_rate": ("Learning rate", "2e-4 for a style, 1e-4 for a character or an object"),
-        "optimizer": ("Optimiser", "adamw8bit, lion and prodigy need their package"),
-        "lr_scheduler": ("Learning rate schedule", "how the learning rate changes over the run"),
-        "lr_cycles": ("Restarts", "cycles of cosine_with_restarts"),
-        "warmup_steps": ("Warm-up", "number of steps, or a share of all steps below 1"),
-        "weight_decay": ("Weight decay", "pulls the LoRA towards zero"),
-        "betas": ("Betas", "two numbers of the optimiser"),
-        "max_grad_norm": ("Gradient clipping", "largest norm of the gradient; 0: no clipping"),
-        "ema": ("Average of weights (EMA)", "decay such as 0.999; empty: off"),
-        "seed": ("Training seed", "the same seed and settings give the same LoRA"),
-    },
-    "Noise and precision": {
-        "min_snr_gamma": ("Min-SNR gamma", "5 evens out the timesteps; empty: off"),
-        "noise_offset": ("Noise offset", "helps very dark and very bright pictures; 0: off"),
-        "mixed_precision": ("Mixed precision", "auto: as the WebUI computes"),
-        "on_out_of_memory": (
-            "When memory runs out",
-            "smaller: go on with smaller settings of the same effect; stop: an error",
-        ),
-        "gradient_checkpointing": ("Gradient checkpointing", "less memory, about a third slower"),
-    },
-    "Captions and pictures": {
-        "class_word": ("Class word", "what the trigger is, for example woman, dog or painting"),
-        "caption_dropout": ("Caption dropout", "share of pictures shown without caption"),
-        "tag_dropout": ("Tag dropout", "share of tags left out"),
-        "shuffle_caption": ("Shuffle tags", "tags in another order each time"),
-        "keep_tokens": ("Keep first tags", "so many tags stay in front"),
-        "flip": ("Flip", "mirror half of the pictures; not for faces with a side or for lettering"),
-        "random_crop": ("Random crop", "cut another part each time instead of the middle"),
-        "reg_data_dir": ("Regularisation pictures", "folder with the class without the concept; empty: none"),
-        "prior_loss_weight": ("Weight of regularisation", "how much their loss counts"),
-        "resolution": ("Resolution", "side or WIDTHxHEIGHT in pixels; empty: as in Settings, else the model's own"),
-        "no_upscale": ("Do not enlarge", "small pictures keep their size"),
-    },
-    "Hard negatives": {
-        "hard_negative_prompts": (
-            "Prompts to leave alone",
-            "one a line, kept as the base model draws them; empty: the captions without the trigger",
-        ),
-        "hard_negative_weight": ("Weight of hard negatives", "how much they count; 0.3 is usual; 0: off"),
-        "hard_negative_start": ("Hard negatives from", "share of the run after which they begin"),
-    },
-    "Validation and early stop": {
-        "validation_fraction": (
-            "Held-out share",
-            "pictures kept aside to measure with; empty: a tenth from 20 pictures up",
-        ),
-        "validation_steps": ("Validate every", "steps; empty: about twenty times a run"),
-        "early_stop": ("Patience", "stop after so many validations without a better loss; 0: never"),
-    },
-    "Checkpoints and test pictures": {
-        "save_steps": ("Checkpoint every", "steps; 100 to 200 are advised, so that the best can be gone back to"),
-        "save_dtype": ("Precision of files", "fp16 is what the WebUIs expect"),
-        "sample_prompts": ("Prompts of test pictures", "one a line; {trigger} and {class_word} are filled in"),
-        "sample_negative": ("Negative prompt of test pictures", "what should not be in them"),
-        "sample_steps": ("Test pictures every", "steps"),
-        "samples_per_prompt": ("Pictures per prompt", "each with a seed of its own"),
-        "sample_seed": ("Seed of test pictures", "the same over the whole run, so that only the LoRA differs"),
-        "sampler": ("Sampler of test pictures", "a name of the WebUI's list"),
-        "sampler_steps": ("Sampling steps of test pictures", "more is finer and slower"),
-        "sample_cfg": ("CFG scale of test pictures", "how strictly the prompt is followed"),
-        "measure_samples": (
-            "Measure test pictures",
-            "fidelity, diversity and alignment at each step; needs prompts above and the image encoder",
-        ),
-        "sample_early_stop": (
-            "Patience with test pictures",
-            "stop after so many steps in a row whose pictures an earlier step beats; 0: advise only",
-        ),
-    },
-    "Files and folders": {
-        "metadata_path": (
-            "Caption table",
-            "metadata.csv with file name and prompt; empty: the folder's own, else .txt beside each picture",
-        ),
-        "output_dir": ("Output folder", "empty: the WebUI's outputs"),
-        "base_model": ("Base model", "empty: the one in memory; a name here is checked against it"),
-        "cache_latents_to_disk": ("Keep encodings", "a second run on the same pictures starts faster"),
-        "publish": ("Put into the LoRA folder", "the finished LoRA can be used at once"),
-    },
+# title of a group of settings -> the settings in the order of the tab; those that no group names come last
+_ORDER: dict[str, tuple[str, ...]] = {
+    "LoRA network": (
+        "lora_rank",
+        "lora_alpha",
+        "preset",
+        "conv_rank",
+        "blocks",
+        "rank_stabilised",
+        "dropout",
+        "init_lora",
+    ),
+    "Steps and learning rate": (
+        "epochs",
+        "max_steps",
+        "batch_size",
+        "gradient_accumulation",
+        "learning_rate",
+        "optimizer",
+        "lr_scheduler",
+        "lr_cycles",
+        "warmup_steps",
+        "weight_decay",
+        "betas",
+        "max_grad_norm",
+        "ema",
+        "seed",
+    ),
+    "Noise and precision": (
+        "min_snr_gamma",
+        "noise_offset",
+        "mixed_precision",
+        "on_out_of_memory",
+        "gradient_checkpointing",
+    ),
+    "Captions and pictures": (
+        "class_word",
+        "caption_dropout",
+        "tag_dropout",
+        "shuffle_caption",
+        "keep_tokens",
+        "flip",
+        "random_crop",
+        "reg_data_dir",
+        "prior_loss_weight",
+        "resolution",
+        "no_upscale",
+    ),
+    "Hard negatives": (
+        "hard_negative_prompts",
+        "hard_negative_weight",
+        "hard_negative_start",
+    ),
+    "Validation and early stop": (
+        "validation_fraction",
+        "validation_steps",
+        "early_stop",
+    ),
+    "Checkpoints and test pictures": (
+        "save_steps",
+        "save_dtype",
+        "sample_prompts",
+        "sample_negative",
+        "sample_steps",
+        "samples_per_prompt",
+        "sample_seed",
+        "sampler",
+        "sampler_steps",
+        "sample_cfg",
+        "measure_samples",
+        "sample_early_stop",
+    ),
+    "Files and folders": (
+        "metadata_path",
+        "output_dir",
+        "base_model",
+        "cache_latents_to_disk",
+        "publish",
+    ),
 }
+_ON_TOP = ("train_data_dir", "name", "trigger", "kind")
+
+
+def _groups() -> dict[str, dict[str, tuple[str, str]]]:
+    """Title of each group -> name of a setting -> its label and help sentence, as ``TrainConfig`` has them."""
+    texts = {one.name: (one.metadata["label"], one.metadata["help"]) for one in fields(TrainConfig)}
+    named = {name for group in _ORDER.values() for name in group}
+    found = {title: {name: texts[name] for name in names} for title, names in _ORDER.items()}
+    more = {name: text for name, text in texts.items() if name not in named and name not in _ON_TOP}
+    return {**found, "More settings": more} if more else found
+
+
+GROUPS = _groups()
+
+
+def _label(name: str) -> tuple[str, str]:
+    setting = next(one for one in fields(TrainConfig) if one.name == name)
+    return setting.metadata["label"], setting.metadata["help"]
+
 
 # -- LoRA Train --------------------------------------------------------------------------------------
 STEP_FOLDER = "1 · Pictures"
 STEP_NAME = "2 · Name and trigger"
 STEP_TEMPLATE = "3 · Template"
-FOLDER = (
-    "Folder of pictures",
-    "50 to 200 clean, sharp pictures; a caption for each in metadata.csv or a .txt beside it",
-)
+FOLDER = _label("train_data_dir")
 FOLDER_HINT = "for example /data/my_style"
 CHECK = "Check pictures"
 SAVE_CAPTIONS = "Save captions"
 ADD_TRIGGER = "Put the trigger in front"
-NAME = ("LoRA name", "file name and <lora:NAME:1>; empty: the folder's name")
-TRIGGER = ("Trigger word", "a rare word that calls the concept; it should stand in every caption")
-KIND = ("What it should learn", "fills in the settings below with the advised ones")
+NAME = _label("name")
+TRIGGER = _label("trigger")
+KIND = _label("kind")
 LOW_VRAM = ("Little memory", "12 GB or less: rank 4, one picture at a time")
 KINDS = ("style", "character", "object")
 TRAIN = "Train"
@@ -299,7 +294,7 @@ def all_strings() -> list[str]:
                 add(one)
 
     for name, value in globals().items():
-        if name.isupper():
+        if name.isupper() and not name.startswith("_"):
             add(value)
     for words in (_TITLES, _QUESTIONS, _COMPARED):
         add(words)

@@ -12,7 +12,7 @@ import gradio as gr
 from lora_eval.errors import LoraEvalError
 from lora_eval.ui import captions, form, page, presets, render, text
 from lora_eval.ui.compat import Update, html, keep, listen, section, transient
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 
 REDRAW = 2.0
 """Seconds between two drawings of the loss chart while a run goes on."""
@@ -21,27 +21,27 @@ PLAN = ("lora_rank", "learning_rate", "epochs", "max_steps", "batch_size", "save
 """Settings whose values are shown while all are folded away."""
 
 
-def make(desk: Desk) -> gr.Blocks:
+def make(controller: Controller) -> gr.Blocks:
     """The tab as Blocks of its own, as the WebUI takes them."""
     everything = [*form.ON_TOP, *form.NAMES]
     with gr.Blocks(analytics_enabled=False) as blocks:
         with gr.Row(elem_id=f"{ELEMENT}_tab", elem_classes=["lora-eval"]):
             with gr.Column(scale=5, min_width=340, elem_id=f"{ELEMENT}_settings"):
-                top = _choices(desk)
+                top = _choices(controller)
                 buttons, said = _buttons()
-                controls = _settings(desk)
-                kept = presets.make(desk, ELEMENT)
+                controls = _settings(controller)
+                kept = presets.make(controller, ELEMENT)
             with gr.Column(scale=6, min_width=340, elem_id=f"{ELEMENT}_progress"):
                 shown = _results()
         inputs = [*(top[name] for name in form.ON_TOP), *(controls[name] for name in form.NAMES)]
-        _wire_template(desk, top, controls)
-        _wire_jobs(desk, buttons, said, everything, inputs)
-        _wire_check(desk, top, controls, shown)
+        _wire_template(controller, top, controls)
+        _wire_jobs(controller, buttons, said, everything, inputs)
+        _wire_check(controller, top, controls, shown)
         about = [top["train_data_dir"], controls["metadata_path"], top["trigger"], controls["class_word"]]
-        captions.wire(desk, top["made"], about)
-        presets.wire(desk, kept, everything, inputs)
-        _wire_poll(desk, {**shown, "captioned": top["made"]["shown"]})
-        page.wire_requests(desk, "train", shown, top["name"])
+        captions.wire(controller, top["made"], about)
+        presets.wire(controller, kept, everything, inputs)
+        _wire_poll(controller, {**shown, "captioned": top["made"]["shown"]})
+        page.wire_requests(controller, "train", shown, top["name"])
     return blocks
 
 
@@ -52,7 +52,7 @@ def _heading(words: str) -> None:
     html(f'<h3 class="lora-eval-heading">{words}</h3>')
 
 
-def _choices(desk: Desk) -> dict[str, Any]:
+def _choices(controller: Controller) -> dict[str, Any]:
     top: dict[str, Any] = {}
     _heading(text.STEP_FOLDER)
     label, info = text.FOLDER
@@ -60,7 +60,7 @@ def _choices(desk: Desk) -> dict[str, Any]:
         gr.Textbox(label=label, info=info, placeholder=text.FOLDER_HINT, max_lines=1, elem_id=f"{ELEMENT}_folder")
     )
     top["check"] = gr.Button(text.CHECK, size="sm", elem_id=f"{ELEMENT}_check")
-    top["made"] = captions.make(desk, ELEMENT)
+    top["made"] = captions.make(controller, ELEMENT)
     _heading(text.STEP_NAME)
     with gr.Row():
         for key, (label, info) in (("name", text.NAME), ("trigger", text.TRIGGER)):
@@ -75,7 +75,7 @@ def _choices(desk: Desk) -> dict[str, Any]:
         )
         label, info = text.LOW_VRAM
         top["low_vram"] = gr.Checkbox(False, label=label, info=info, min_width=150, elem_id=f"{ELEMENT}_low_vram")
-    top["plan"] = html(render.plan(desk.template("style", False)), elem_id=f"{ELEMENT}_plan")
+    top["plan"] = html(render.plan(controller.template("style", False)), elem_id=f"{ELEMENT}_plan")
     return top
 
 
@@ -87,8 +87,8 @@ def _buttons() -> tuple[dict[str, Any], Any]:
     return buttons, html(visible=False, elem_id=f"{ELEMENT}_message")
 
 
-def _settings(desk: Desk) -> dict[str, Any]:
-    start = desk.template("style", False)
+def _settings(controller: Controller) -> dict[str, Any]:
+    start = controller.template("style", False)
     controls = {}
     for number, (title, names) in enumerate(text.GROUPS.items()):
         with gr.Accordion(title, open=False, elem_id=f"{ELEMENT}_group_{number}"):
@@ -121,9 +121,9 @@ def _results() -> dict[str, Any]:
 # -- what they do ------------------------------------------------------------------------------------
 
 
-def _wire_template(desk: Desk, top: dict[str, Any], controls: dict[str, Any]) -> None:
+def _wire_template(controller: Controller, top: dict[str, Any], controls: dict[str, Any]) -> None:
     def fill(kind: str, low_vram: bool) -> list[Any]:
-        return form.show_values(form.NAMES, desk.template(kind, low_vram))
+        return form.show_values(form.NAMES, controller.template(kind, low_vram))
 
     def plan(*values: Any) -> str:
         try:
@@ -139,10 +139,10 @@ def _wire_template(desk: Desk, top: dict[str, Any], controls: dict[str, Any]) ->
         listen(control.input, fill, [top["kind"], top["low_vram"]], outputs, quiet=True)
 
 
-def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, names: list[str], inputs: list[Any]) -> None:
+def _wire_jobs(controller: Controller, buttons: dict[str, Any], said: Any, names: list[str], inputs: list[Any]) -> None:
     def start(resume: bool, values: tuple[Any, ...]) -> Update:
         try:
-            desk.train(form.read_values(names, values), resume)
+            controller.train(form.read_values(names, values), resume)
         except LoraEvalError as error:
             return section(render.message(str(error)))
         return section(render.good(text.WORDS["submitted"]))
@@ -154,7 +154,7 @@ def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, names: list[str],
         return start(True, values)
 
     def interrupt() -> Update:
-        if desk.interrupt(kind="train"):
+        if controller.interrupt(kind="train"):
             return section(render.good(text.WORDS["stopping"]))
         return section(render.message(text.WORDS["nothing_runs"]))
 
@@ -163,11 +163,11 @@ def _wire_jobs(desk: Desk, buttons: dict[str, Any], said: Any, names: list[str],
     listen(buttons["interrupt"].click, interrupt, [], [said], quiet=True)
 
 
-def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown: dict[str, Any]) -> None:
+def _wire_check(controller: Controller, top: dict[str, Any], controls: dict[str, Any], shown: dict[str, Any]) -> None:
     def look(*about: str, said: str = "") -> list[Update]:
         folder, table, trigger, resolution, word = about
         try:
-            found = desk.check(folder, table, trigger, form.from_shown("resolution", resolution), word)
+            found = controller.check(folder, table, trigger, form.from_shown("resolution", resolution), word)
         except LoraEvalError as error:
             return [section(render.message(str(error))), *(gr.update(visible=False) for _ in range(2)), section(said)]
         return [section(render.checked(found)), *(gr.update(visible=True) for _ in range(2)), section(said)]
@@ -182,21 +182,21 @@ def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown
     def save(captions: str, *about: str) -> list[Update]:
         values = {str(name): str(caption) for name, caption in json.loads(captions or "{}").items()}
         folder, table, *_ = about
-        return changed(lambda: desk.save_captions(folder, table, values), about)
+        return changed(lambda: controller.save_captions(folder, table, values), about)
 
     def aside(order: str, *about: str) -> list[Update]:
         folder, table, *_ = about
         asked = json.loads(order or "{}")
         try:
-            desk.save_captions(folder, table, {str(key): str(value) for key, value in asked["captions"].items()})
-            moved = desk.set_aside(folder, table, str(asked["name"]))
+            controller.save_captions(folder, table, {str(key): str(value) for key, value in asked["captions"].items()})
+            moved = controller.set_aside(folder, table, str(asked["name"]))
         except LoraEvalError as error:
             return [keep(), keep(), keep(), section(render.message(str(error)))]
         return look(*about, said=render.good(text.WORDS["aside_done"], moved))
 
     def prepend(*about: str) -> list[Update]:
         folder, table, trigger, *_ = about
-        return changed(lambda: desk.add_trigger(folder, table, trigger), about)
+        return changed(lambda: controller.add_trigger(folder, table, trigger), about)
 
     inputs = [top["train_data_dir"], controls["metadata_path"], top["trigger"]]
     inputs += [controls["resolution"], controls["class_word"]]
@@ -211,10 +211,10 @@ def _wire_check(desk: Desk, top: dict[str, Any], controls: dict[str, Any], shown
     listen(shown["score"].click, None, [], [], js="() => { loraEval.scoreRun(); return []; }")
 
 
-def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
+def _wire_poll(controller: Controller, shown: dict[str, Any]) -> None:
     def poll(state: dict[str, Any] | None) -> list[Any]:
         state = dict(state or {"stamp": None, "drawn": 0.0, "tick": 0})
-        view = desk.training()
+        view = controller.training()
         now = time.monotonic()
         over = view.job is None or view.job.ended is not None
         loss = film = keep()
@@ -222,10 +222,10 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
         begun = not state["stamp"] or over != state["stamp"][0]
         if stamp != state["stamp"] and (over or begun or now - state["drawn"] >= REDRAW):
             loss = section(render.loss(view.folder, awaited=not over))
-            film = section(render.film(view.folder, awaited=0 if over else desk.previews(view.job)))
+            film = section(render.film(view.folder, awaited=0 if over else controller.previews(view.job)))
             state["stamp"], state["drawn"] = stamp, now
         state["tick"] += 1
-        waiting = section(render.queue(desk.waiting(), "train"))
+        waiting = section(render.queue(controller.waiting(), "train"))
         return [
             state,
             render.train_job(view),
@@ -233,7 +233,7 @@ def _wire_poll(desk: Desk, shown: dict[str, Any]) -> None:
             loss,
             film,
             gr.update(visible=view.folder is not None or view.job is not None),
-            section(captions.show(desk)),
+            section(captions.show(controller)),
             page.tick(state["tick"]),
         ]
 

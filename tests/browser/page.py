@@ -1,6 +1,6 @@
 """Serves both tabs with a host and jobs that need no model: ``python tests/browser/page.py PORT FOLDER``.
 
-It imports no torch, so it runs wherever gradio does, and answers as the real desk does.
+It imports no torch, so it runs wherever gradio does, and answers as the real controller does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lora_eval.service.jobs import Handle, JobQueue
 from lora_eval.service.order import ScoreOrder
 from lora_eval.service.training_pictures import Checked, CheckedPicture
 from lora_eval.training.config import make_config, save_config
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 
 
 class PaperHost(Host):
@@ -69,8 +69,8 @@ def picture(path: Path, colour: tuple[int, int, int], words: str, side: int = 25
     image.save(path)
 
 
-class PaperDesk(Desk):
-    """The real desk with jobs that write what the real ones write, in seconds."""
+class PaperDesk(Controller):
+    """The real controller with jobs that write what the real ones write, in seconds."""
 
     pace = float(os.environ.get("LORA_EVAL_TEST_PACE", "0.1"))
 
@@ -173,7 +173,7 @@ def main(port: int, root: Path) -> None:
     for number in range(12):
         picture(root / "pictures" / f"p{number:02d}.png", (number * 20, 120, 200 - number * 10), f"picture {number}")
     queue = JobQueue()
-    launch(port=port, desk=PaperDesk(lambda: host, queue))
+    launch(port=port, controller=PaperDesk(lambda: host, queue))
 
 
 if __name__ == "__main__":

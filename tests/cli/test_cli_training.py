@@ -17,7 +17,7 @@ from lora_eval.service import actions
 from lora_eval.service.jobs import JobQueue
 from lora_eval.training.config import make_config
 from lora_eval.training.watch import read_samples
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 from tests.command_line import one_line, run
 from tests.fakes import FakeHost, write_dataset
 from tests.training.test_watch import WORSENING, Planted
@@ -79,19 +79,19 @@ def test_convert_shows_or_writes_it_as_yaml(capsys: pytest.CaptureFixture[str], 
 
 
 def test_the_tab_takes_files_and_keeps_presets(tmp_path: Path) -> None:
-    desk = Desk(lambda: FakeHost(tmp_path), JobQueue())
+    controller = Controller(lambda: FakeHost(tmp_path), JobQueue())
     config = tmp_path / "kohya.toml"
     config.write_text(KOHYA.format(data="d"))
-    values, notes = desk.from_file(config)
+    values, notes = controller.from_file(config)
     assert values["lora_rank"] == 2 and len(notes) == 1
     config = tmp_path / "ours.yaml"
     config.write_text("lora_rnak: 2\n")
     with pytest.raises(ConfigError, match="did you mean lora_rank"):
-        desk.from_file(config)
-    assert desk.presets() == []
-    desk.save_preset("small", {"lora_rank": 2, "trigger": "zorp"})
-    assert desk.presets() == ["small"]
-    found = desk.load_preset("small")
+        controller.from_file(config)
+    assert controller.presets() == []
+    controller.save_preset("small", {"lora_rank": 2, "trigger": "zorp"})
+    assert controller.presets() == ["small"]
+    found = controller.load_preset("small")
     assert found["lora_rank"] == 2 and "trigger" not in found
 
 
@@ -198,10 +198,10 @@ def test_the_tab_checks_at_the_models_own_size_and_knows_the_class_word(tmp_path
     lines = ["file_name,prompt"] + [f"{path.name},a zorp fox at noon {n}" for n, path in enumerate(data.glob("*.png"))]
     (data / "metadata.csv").write_text("\n".join(lines) + "\n")
     host = FakeHost(tmp_path)
-    desk = Desk(lambda: host, JobQueue())
+    controller = Controller(lambda: host, JobQueue())
 
     def codes(resolution: Any = None, class_word: str = "") -> list[tuple[str, str]]:
-        found = desk.check(str(data), None, "zorp", resolution, class_word).findings
+        found = controller.check(str(data), None, "zorp", resolution, class_word).findings
         return [(one["code"], one["message"]) for one in found]
 
     assert not [code for code, _ in codes() if code == "enlarged"], "the fake model is made for 64 pixels"

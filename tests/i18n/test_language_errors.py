@@ -22,7 +22,7 @@ from lora_eval.i18n.language import FOLDER, speak, told
 from lora_eval.service.jobs import JobQueue, JobState
 from lora_eval.service.order import ScoreOrder
 from lora_eval.ui import order, text
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 from tests.fakes_scorecard import FakeHost, make_references
 from tests.report.templates import ERRORS, NOTES, ROOT, in_errors, in_sentences
 
@@ -202,50 +202,52 @@ def test_any_line_can_be_told(line: str) -> None:
 # -- as they are met in the tabs -------------------------------------------------------------------------
 
 GOOD = {"train_data_dir": "pictures", "name": "fox"}
-MISTAKES: dict[str, Callable[[Desk, Path], Any]] = {
-    "no folder": lambda desk, at: desk.check("", None, "", None),
-    "folder gone": lambda desk, at: desk.check(str(at / "gone"), None, "", 64),
-    "a file": lambda desk, at: desk.check(str(at / "file.txt"), None, "", 64),
-    "empty folder": lambda desk, at: desk.check(str(at / "empty"), None, "", 64),
-    "table gone": lambda desk, at: desk.check(str(at), str(at / "gone.csv"), "", 64),
-    "resolution": lambda desk, at: desk.check(str(at), None, "", "huge"),
-    "no trigger": lambda desk, at: desk.add_trigger(str(at), None, " "),
-    "train nothing": lambda desk, at: desk.train({}),
-    "train folder gone": lambda desk, at: desk.train({**GOOD, "train_data_dir": str(at / "gone")}),
-    "rank": lambda desk, at: desk.train({**GOOD, "lora_rank": 0}),
-    "rank text": lambda desk, at: desk.train({**GOOD, "lora_rank": "many"}),
-    "learning rate": lambda desk, at: desk.train({**GOOD, "learning_rate": -1}),
-    "epochs empty": lambda desk, at: desk.train({**GOOD, "epochs": ""}),
-    "preset": lambda desk, at: desk.train({**GOOD, "preset": "ful"}),
-    "truth value": lambda desk, at: desk.train({**GOOD, "publish": "perhaps"}),
-    "name": lambda desk, at: desk.train({**GOOD, "name": "a/b"}),
-    "betas": lambda desk, at: desk.train({**GOOD, "betas": [1]}),
-    "unknown setting": lambda desk, at: desk.train({**GOOD, "rank": 4}),
-    "no such setting": lambda desk, at: desk.train({**GOOD, "qqqqq": 4}),
-    "stop without measuring": lambda desk, at: desk.train({**GOOD, "sample_early_stop": 2}),
-    "yaml": lambda desk, at: desk.from_yaml("a: [1"),
-    "yaml list": lambda desk, at: desk.from_yaml("- 1"),
-    "preset gone": lambda desk, at: desk.load_preset("none"),
-    "preset name": lambda desk, at: desk.save_preset("a:b", {}),
-    "settings gone": lambda desk, at: desk.from_file(at / "gone.yaml"),
-    "no checkpoint": lambda desk, at: desk.propose(at),
-    "no LoRA": lambda desk, at: desk.score(ScoreOrder([])),
-    "weights": lambda desk, at: desk.score(ScoreOrder([at / "a"], weights="0-")),
-    "weights empty": lambda desk, at: desk.score(ScoreOrder([at / "a"], weights=" ")),
-    "budget": lambda desk, at: desk.score(ScoreOrder([at / "a"], preset="adaptive", budget=2)),
-    "no budget": lambda desk, at: desk.score(ScoreOrder([at / "a"], preset="adaptive", budget=0)),
-    "both budgets": lambda desk, at: desk.score(ScoreOrder([at / "a"], preset="adaptive", budget=90, minutes=9)),
-    "minutes": lambda desk, at: desk.score(ScoreOrder([at / "a"], preset="adaptive", minutes=9)),
-    "suite": lambda desk, at: desk.score(ScoreOrder([at / "a"], suite="none")),
-    "axes": lambda desk, at: order.make_order({"x_axis": "seed", "y_axis": "seed"}, {}),
-    "steps": lambda desk, at: order.make_order({"steps": "0"}, {}),
-    "width": lambda desk, at: order.make_order({"width": "65"}, {}),
-    "cfg": lambda desk, at: order.make_order({"cfg_scale": "-1"}, {}),
-    "LoRA gone": lambda desk, at: order.make_order({"loras": ["gone"]}, {}),
-    "one run": lambda desk, at: desk.compare([at]),
-    "no run": lambda desk, at: desk.compare([at, at / "empty"]),
-    "at": lambda desk, at: desk.use_weight(at, "fox", "much"),
-    "run without plan": lambda desk, at: desk.use_weight(at, "fox", "1"),
+MISTAKES: dict[str, Callable[[Controller, Path], Any]] = {
+    "no folder": lambda controller, at: controller.check("", None, "", None),
+    "folder gone": lambda controller, at: controller.check(str(at / "gone"), None, "", 64),
+    "a file": lambda controller, at: controller.check(str(at / "file.txt"), None, "", 64),
+    "empty folder": lambda controller, at: controller.check(str(at / "empty"), None, "", 64),
+    "table gone": lambda controller, at: controller.check(str(at), str(at / "gone.csv"), "", 64),
+    "resolution": lambda controller, at: controller.check(str(at), None, "", "huge"),
+    "no trigger": lambda controller, at: controller.add_trigger(str(at), None, " "),
+    "train nothing": lambda controller, at: controller.train({}),
+    "train folder gone": lambda controller, at: controller.train({**GOOD, "train_data_dir": str(at / "gone")}),
+    "rank": lambda controller, at: controller.train({**GOOD, "lora_rank": 0}),
+    "rank text": lambda controller, at: controller.train({**GOOD, "lora_rank": "many"}),
+    "learning rate": lambda controller, at: controller.train({**GOOD, "learning_rate": -1}),
+    "epochs empty": lambda controller, at: controller.train({**GOOD, "epochs": ""}),
+    "preset": lambda controller, at: controller.train({**GOOD, "preset": "ful"}),
+    "truth value": lambda controller, at: controller.train({**GOOD, "publish": "perhaps"}),
+    "name": lambda controller, at: controller.train({**GOOD, "name": "a/b"}),
+    "betas": lambda controller, at: controller.train({**GOOD, "betas": [1]}),
+    "unknown setting": lambda controller, at: controller.train({**GOOD, "rank": 4}),
+    "no such setting": lambda controller, at: controller.train({**GOOD, "qqqqq": 4}),
+    "stop without measuring": lambda controller, at: controller.train({**GOOD, "sample_early_stop": 2}),
+    "yaml": lambda controller, at: controller.from_yaml("a: [1"),
+    "yaml list": lambda controller, at: controller.from_yaml("- 1"),
+    "preset gone": lambda controller, at: controller.load_preset("none"),
+    "preset name": lambda controller, at: controller.save_preset("a:b", {}),
+    "settings gone": lambda controller, at: controller.from_file(at / "gone.yaml"),
+    "no checkpoint": lambda controller, at: controller.propose(at),
+    "no LoRA": lambda controller, at: controller.score(ScoreOrder([])),
+    "weights": lambda controller, at: controller.score(ScoreOrder([at / "a"], weights="0-")),
+    "weights empty": lambda controller, at: controller.score(ScoreOrder([at / "a"], weights=" ")),
+    "budget": lambda controller, at: controller.score(ScoreOrder([at / "a"], preset="adaptive", budget=2)),
+    "no budget": lambda controller, at: controller.score(ScoreOrder([at / "a"], preset="adaptive", budget=0)),
+    "both budgets": lambda controller, at: controller.score(
+        ScoreOrder([at / "a"], preset="adaptive", budget=90, minutes=9)
+    ),
+    "minutes": lambda controller, at: controller.score(ScoreOrder([at / "a"], preset="adaptive", minutes=9)),
+    "suite": lambda controller, at: controller.score(ScoreOrder([at / "a"], suite="none")),
+    "axes": lambda controller, at: order.make_order({"x_axis": "seed", "y_axis": "seed"}, {}),
+    "steps": lambda controller, at: order.make_order({"steps": "0"}, {}),
+    "width": lambda controller, at: order.make_order({"width": "65"}, {}),
+    "cfg": lambda controller, at: order.make_order({"cfg_scale": "-1"}, {}),
+    "LoRA gone": lambda controller, at: order.make_order({"loras": ["gone"]}, {}),
+    "one run": lambda controller, at: controller.compare([at]),
+    "no run": lambda controller, at: controller.compare([at, at / "empty"]),
+    "at": lambda controller, at: controller.use_weight(at, "fox", "much"),
+    "run without plan": lambda controller, at: controller.use_weight(at, "fox", "1"),
 }
 
 
@@ -253,9 +255,9 @@ MISTAKES: dict[str, Callable[[Desk, Path], Any]] = {
 def test_a_mistake_in_a_tab_is_told_in_the_readers_language(mistake: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").touch()
-    desk = Desk(lambda: FakeHost(tmp_path), JobQueue())
+    controller = Controller(lambda: FakeHost(tmp_path), JobQueue())
     with pytest.raises(LoraEvalError) as caught:
-        MISTAKES[mistake](desk, tmp_path)
+        MISTAKES[mistake](controller, tmp_path)
     line = str(caught.value)
     with speak("zh_CN"):
         found = told(line)
@@ -284,7 +286,7 @@ def test_findings_of_the_dataset_are_told_and_name_the_picture(tmp_path: Path) -
     make_references(tmp_path, 3)
     (tmp_path / "3.png").write_bytes(b"")
     (tmp_path / "metadata.csv").write_text("file_name,prompt\n0.png,a fox\n1.png,a fox\n3.png,a fox\n4.png,no\n")
-    found = Desk(lambda: FakeHost(tmp_path), JobQueue()).check(str(tmp_path), None, "zorp", 512)
+    found = Controller(lambda: FakeHost(tmp_path), JobQueue()).check(str(tmp_path), None, "zorp", 512)
     with speak("zh_CN"):
         page = html.unescape(render.checked(found))
     for words in ("只有 2 张图片", "64 x 64 被放大 8.00 倍到 512 x 512", "没有任何标注含有触发词 'zorp'",

@@ -127,7 +127,7 @@ ERRORS = (
     "training/resume.py",
     "training/run.py",
     "training/session.py",
-    "training/settings.py",
+    "options/option.py",
     "training/step.py",
     "training/stopping.py",
     "training/templates.py",

@@ -1,4 +1,4 @@
-"""Captions by a host's own interrogators: as a job, from the tab's desk, over REST; what is made by then is kept."""
+"""Captions by a host's own interrogators: as a job, from the tab, over REST; what is made by then is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora_eval.dataset.captioning import CaptionOrder
 from lora_eval.errors import ConfigError, HostError
 from lora_eval.service import actions
 from lora_eval.service.jobs import JobQueue, JobState
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 from tests.fakes import FakeHost
 
 LONG = 60.0
@@ -122,21 +122,21 @@ def test_a_captioner_that_is_not_here_is_refused_at_once(tmp_path: Path, folder:
 
 
 def test_the_desk_offers_the_hosts_first_and_the_terms_always(host: Interrogating, folder: Path) -> None:
-    desk = Desk(lambda: host, JobQueue())
-    assert desk.captioners() == ["BLIP", actions.TERMS]
+    controller = Controller(lambda: host, JobQueue())
+    assert controller.captioners() == ["BLIP", actions.TERMS]
 
     def nobody() -> Any:
         raise HostError("no host")
 
-    assert Desk(nobody, JobQueue()).captioners() == [actions.TERMS]
-    id = desk.caption(str(folder), "", "BLIP", " sks ", "")
-    done(desk.queue, id)
-    state = desk.captioning()
+    assert Controller(nobody, JobQueue()).captioners() == [actions.TERMS]
+    id = controller.caption(str(folder), "", "BLIP", " sks ", "")
+    done(controller.queue, id)
+    state = controller.captioning()
     assert state is not None and state.id == id
-    checked = desk.check(str(folder), None, "sks", None)
+    checked = controller.check(str(folder), None, "sks", None)
     assert [picture.caption for picture in checked.pictures] == [f"sks, a plain {name}" for name in COLOURS]
     with pytest.raises(ConfigError, match="no folder is chosen"):
-        desk.caption("", None, "BLIP")
+        controller.caption("", None, "BLIP")
 
 
 def test_rest(host: Interrogating, folder: Path, tmp_path: Path) -> None:

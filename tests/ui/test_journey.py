@@ -15,7 +15,7 @@ from lora_eval.training.config import make_config, to_dict
 from lora_eval.training.loop import train
 from lora_eval.training.templates import load_template
 from lora_eval.ui import form, render
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 from tests.fakes import FakeHost, write_dataset
 
 
@@ -33,11 +33,11 @@ def test_a_training_from_the_form_is_the_training_of_the_function(tmp_path: Path
     # the sampler of test pictures is not what this is about
     values = entered(data, max_steps="8", batch_size=2, save_steps=4, validation_fraction="0.25", sample_prompts="")
     hosts = [FakeHost(tmp_path / name) for name in ("page", "function")]
-    desk = Desk(lambda: hosts[0], JobQueue())
-    state = desk.queue.wait(desk.train(values), 120)
+    controller = Controller(lambda: hosts[0], JobQueue())
+    state = controller.queue.wait(controller.train(values), 120)
     assert state is not None and state.status == "finished", state
     direct = train(hosts[1], make_config(values))
-    view = desk.training()
+    view = controller.training()
     assert view.folder == Path(state.result["folder"]) and view.job == state
     for name in ("history.csv", "config.yaml", "references.json"):
         assert (view.folder / name).read_bytes() == (direct.folder / name).read_bytes(), name
@@ -45,7 +45,7 @@ def test_a_training_from_the_form_is_the_training_of_the_function(tmp_path: Path
         path.name for path in direct.folder.glob("*.safetensors")
     )
     assert "<svg" in render.loss(view.folder)
-    assert desk.propose(view.folder).loras[0] == "toy / toy-000004"
+    assert controller.propose(view.folder).loras[0] == "toy / toy-000004"
 
 
 @pytest.mark.parametrize(("max_steps", "wanted"), [("3", 3), ("", 12)])
@@ -63,7 +63,7 @@ def test_the_bar_counts_to_the_last_step_from_the_start(tmp_path: Path, max_step
         return start(title, total)
 
     host.job = job  # type: ignore[method-assign]
-    desk = Desk(lambda: host, JobQueue())
-    state = desk.queue.wait(desk.train(values), 120)
+    controller = Controller(lambda: host, JobQueue())
+    state = controller.queue.wait(controller.train(values), 120)
     assert state is not None and (state.status, state.done, state.total) == ("finished", wanted, wanted), state
     assert asked == [wanted]

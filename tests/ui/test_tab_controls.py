@@ -16,7 +16,7 @@ from lora_eval.service.jobs import JobQueue, JobState
 from lora_eval.service.order import ScoreOrder
 from lora_eval.training.config import TrainConfig, make_config, to_dict
 from lora_eval.ui import form, render, score_view, text
-from lora_eval.ui.controller import Desk
+from lora_eval.ui.controller import Controller
 from lora_eval.ui.order import make_order
 
 # what a person enters into a control -> what the config then has
@@ -67,7 +67,7 @@ def test_a_control_changes_the_setting_that_it_names_and_no_other(name: str) -> 
 @pytest.mark.parametrize("low", [False, True])
 @pytest.mark.parametrize("kind", text.KINDS)
 def test_a_template_shown_and_read_back_is_the_template(kind: str, low: bool) -> None:
-    settings = Desk(lambda: None, JobQueue()).template(kind, low)  # type: ignore[arg-type, return-value]
+    settings = Controller(lambda: None, JobQueue()).template(kind, low)  # type: ignore[arg-type, return-value]
     names = [*form.ON_TOP, *form.NAMES]
     again = make_config(form.read_values(names, form.show_values(names, settings)))
     assert to_dict(again) == settings
@@ -182,7 +182,7 @@ def test_every_text_of_the_built_tabs_is_in_one_place_and_every_control_has_an_i
     from lora_eval.ui.tabs import tabs
 
     known = set(text.all_strings())
-    for blocks, title, element in tabs(Desk(Nowhere, JobQueue())):  # type: ignore[arg-type]
+    for blocks, title, element in tabs(Controller(Nowhere, JobQueue())):  # type: ignore[arg-type]
         assert title in known
         texts = shown_texts(blocks)
         assert len(texts) > 20
@@ -285,7 +285,7 @@ def test_handlers_speak_the_language_that_is_set(monkeypatch: pytest.MonkeyPatch
 def test_no_two_controls_share_an_id() -> None:
     from lora_eval.ui.tabs import tabs
 
-    for blocks, _, _ in tabs(Desk(Nowhere, JobQueue())):  # type: ignore[arg-type]
+    for blocks, _, _ in tabs(Controller(Nowhere, JobQueue())):  # type: ignore[arg-type]
         ids = [one["props"].get("elem_id") for one in blocks.get_config_file()["components"]]
         named = [id for id in ids if id]
         assert sorted(named) == sorted(set(named))

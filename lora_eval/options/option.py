@@ -1,4 +1,8 @@
-"""One setting: its type and range, and the one line for a value that does not fit."""
+"""One option: its type, range, label and help sentence, and the error line for a value that does not fit.
+
+``TrainConfig`` and ``ScoreRequest`` are dataclasses whose fields are made by :func:`option`. Everything that a surface
+needs (command line, REST body, form, table in the documentation, checks) is in the field's metadata.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,50 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, field
 from typing import Any
 
 from lora_eval.errors import ConfigError
 
 
-def rules(
-    low: float = -math.inf,
-    high: float = math.inf,
+def option(
+    default: Any = None,
+    label: str = "",
+    help: str = "",
+    *,
+    within: tuple[float, float] = (-math.inf, math.inf),
+    open_ends: str = "",
     choices: tuple[str, ...] = (),
-    open_low: bool = False,
-    open_high: bool = False,
-) -> dict[str, Any]:
-    """Allowed range of a setting; ``open_*`` leave that end itself out."""
-    return {"low": low, "high": high, "choices": choices, "open_low": open_low, "open_high": open_high}
+    **more: Any,
+) -> Any:
+    """A dataclass field with everything that the surfaces need to know about it.
+
+    Args:
+        default: the value, or a function without arguments that makes it (for lists).
+        label: name of the control in the form; also the name in a generated table.
+        help: one sentence. Where an empty control has a meaning it ends in ``empty: ...``.
+        within: lowest and highest number allowed, both included.
+        open_ends: ``low``, ``high`` or ``low high``: these ends themselves are not allowed.
+        choices: the texts allowed.
+        more: what single surfaces need: ``multiple`` (a whole number must be a multiple of it), ``flag`` (option of the
+            command line), ``body`` (key of the REST body), ``group`` (part of the form).
+    """
+    metadata = {
+        "label": label, "help": help, "low": within[0], "high": within[1], "choices": choices,
+        "open_low": "low" in open_ends, "open_high": "high" in open_ends, **more,
+    }  # fmt: skip
+    if isinstance(default, Callable):  # type: ignore[arg-type]
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
-def key(default: Any, low: float = -math.inf, high: float = math.inf, **more: Any) -> Any:
-    """A setting with its default and allowed range."""
-    return field(default=default, metadata=rules(low, high, **more))
+def inner_type(hint: Any) -> Any:
+    """The type without ``| None``: ``int | None`` -> ``int``."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        parts = [part for part in typing.get_args(hint) if part is not type(None)]
+        return parts[0] if len(parts) == 1 else typing.Union[tuple(parts)]  # noqa: UP007
+    return hint
 
 
 def bad_name(name: str) -> str:

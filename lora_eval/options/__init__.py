@@ -1,0 +1,1 @@
+"""What a person can set: one definition for each option, from which every surface is made."""
