@@ -22,6 +22,7 @@ from lora_eval.scorecard.decision.decide import Standing, standing
 from lora_eval.scorecard.dimensions.measure import measure
 from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.plan.plan import Plan
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.scoring import load_run, score
 
 SHARE = 1 / 3
@@ -60,15 +61,17 @@ def more_pictures(
     grid = RunFolder(folder / "score")
     return score(
         _Remembering(host, grid, grid.read_plan()),
-        loras,
+        ScoreRequest(
+            loras,
+            data=folder / "references",
+            weights=weights,
+            prompts=prompts,
+            seeds=seeds,
+            preset="quick",
+            batch_size=BATCH,
+        ),
         folder / MORE,
-        data=folder / "references",
-        weights=weights,
-        prompts=prompts,
-        seeds=seeds,
-        preset="quick",
         histories={lora.stem: str(history) for lora in loras},
-        batch_size=BATCH,
     )
 
 

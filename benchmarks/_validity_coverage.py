@@ -26,6 +26,7 @@ from lora_eval.scorecard.dimensions.measure import measure
 from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.grid import OPEN_ROLES
 from lora_eval.scorecard.plan.plan import Plan
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.scoring import load_run, score
 
 FIRST_SEED = 1001
@@ -50,16 +51,18 @@ def draw_pool(
     write_text(suite, fresh_suite(seed, prompts))
     score(
         host,
-        [lora],
+        ScoreRequest(
+            [lora],
+            data=case_folder / "references",
+            weights=[weight_nearest_1(RunFolder(case_folder / "score").read_plan())],
+            suite=str(suite),
+            kind="object",
+            seeds=list(range(FIRST_SEED, FIRST_SEED + seeds)),
+            preset="quick",
+            batch_size=8,
+        ),
         case_folder / "pool",
-        data=case_folder / "references",
-        weights=[weight_nearest_1(RunFolder(case_folder / "score").read_plan())],
-        suite=suite,
-        kind="object",
-        seeds=list(range(FIRST_SEED, FIRST_SEED + seeds)),
-        preset="quick",
         histories={lora.stem: str(history)},
-        batch_size=8,
         resamples=100,
     )
 

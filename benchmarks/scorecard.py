@@ -19,6 +19,7 @@ from lora_eval.cli.commands import DEMO_DATA
 from lora_eval.host.protocol import Drawn, ImageRequest, LoraUse, Sampling
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.scorecard.plan.make import default_sampling
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.scoring import score
 
 
@@ -60,9 +61,19 @@ def main(argv: list[str]) -> int:
         sampling = Sampling(**{**vars(usual), "steps": options.steps})
         begun, busy = time.perf_counter(), time.process_time()
         score(
-            host, [options.lora], Path(folder) / "run", data=DEMO_DATA, prompts=options.prompts, seeds=options.seeds,
-            weights=options.weights, sampling=sampling, preset="quick", batch_size=8,
-        )  # fmt: skip
+            host,
+            ScoreRequest(
+                [options.lora],
+                data=DEMO_DATA,
+                prompts=options.prompts,
+                seeds=options.seeds,
+                weights=options.weights,
+                **vars(sampling),
+                preset="quick",
+                batch_size=8,
+            ),
+            Path(folder) / "run",
+        )
         wall, processor = time.perf_counter() - begun, time.process_time() - busy
     for name, whole, drawing in (("wall", wall, host.wall), ("processor", processor, host.processor)):
         more = 1000 * (whole - drawing) / max(1, host.pictures)

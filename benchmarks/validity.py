@@ -41,6 +41,7 @@ from lora_eval.report.card import plain
 from lora_eval.scorecard.data import Scorecard
 from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.grid import OPEN_ROLES
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.scoring import report, score
 from lora_eval.training.loop import train
 from tools.tiny_world.drawings import SUBJECTS
@@ -156,15 +157,17 @@ def run_case(host: StandaloneHost, reader: Reader, case: Case, options: argparse
             loras, history = _trained(host, case, folder, options)
             card = score(
                 host,
-                loras,
+                ScoreRequest(
+                    loras,
+                    data=folder / "references",
+                    weights=options.weights,
+                    prompts=options.prompts,
+                    seeds=options.seeds,
+                    preset="quick",
+                    batch_size=8,
+                ),
                 folder / "score",
-                data=folder / "references",
-                weights=options.weights,
-                prompts=options.prompts,
-                seeds=options.seeds,
-                preset="quick",
                 histories={lora.stem: str(history) for lora in loras},
-                batch_size=8,
             )
             result, again = {"settings": asked}, _answer(card)
         if again:

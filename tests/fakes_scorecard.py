@@ -17,6 +17,7 @@ from PIL import Image
 
 from lora_eval.errors import LoraFileError
 from lora_eval.host.protocol import Drawn, Host, HostInfo, ImageRequest, Job, LoraUse, ModelInfo, Sampling
+from lora_eval.scorecard.plan.request import ScoreRequest
 
 SIZE = 64
 
@@ -202,9 +203,10 @@ def small_score(root: Path, out: Path, **changes: object) -> tuple[FakeHost, obj
         (root / "history.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     settings: dict = {
         "data": root / "data", "suite": "tiny", "weights": "0-1 [3]", "seeds": 2, "prompts": 3, "batch_size": 4,
-        "encoder": FakeEncoder(), "resamples": 100,
     }  # fmt: skip
-    return host, score(host, sorted(root.glob("*.safetensors")), out, **{**settings, **changes})
+    how = {name: changes.pop(name) for name in ("encoder", "resamples", "histories") if name in changes}
+    request = ScoreRequest(sorted(root.glob("*.safetensors")), **{**settings, **changes})
+    return host, score(host, request, out, **{"encoder": FakeEncoder(), "resamples": 100, **how})
 
 
 def score_and_die(root: str, out: str, calls: str) -> None:

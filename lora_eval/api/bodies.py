@@ -8,6 +8,8 @@ from typing import Any
 import pydantic
 from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
 
+from lora_eval.options.option import inner_type
+from lora_eval.scorecard.plan.request import SCORE_FIELDS, ScoreRequest
 from lora_eval.training.config import TrainConfig
 
 _VERSION_1 = pydantic.VERSION.startswith("1.")
@@ -48,32 +50,30 @@ TrainBody: Any = pydantic.create_model(  # type: ignore[call-overload]
 TrainBody.__doc__ = "The keys of a training config; ``template`` names a shipped one to start from."
 
 
-class ScoreBody(Body):
-    """What the ``score`` command takes. ``run`` is the run's name: the same again resumes."""
+def body_key(name: str) -> str:
+    """Key of a request's field in the body."""
+    return str(SCORE_FIELDS[name].metadata.get("body", name))
 
-    lora: StrictStr | list[StrictStr]
-    run: StrictStr | None = None
-    data: StrictStr | None = None
-    weights: StrictStr | None = None
-    seeds: StrictInt | StrictStr | None = None
-    prompts: StrictInt | StrictStr | None = None
-    suite: StrictStr | None = None
-    preset: StrictStr = "standard"
-    axes: StrictStr | None = None
-    budget: StrictInt | None = None
-    minutes: StrictInt | StrictFloat | None = None
-    kind: StrictStr | None = None
-    trigger: StrictStr | None = None
-    class_word: StrictStr | None = None
-    encoder: StrictStr | None = None
-    sampler: StrictStr | None = None
-    scheduler: StrictStr | None = None
-    steps: StrictInt | None = None
-    cfg_scale: StrictInt | StrictFloat | None = None
-    width: StrictInt | None = None
-    height: StrictInt | None = None
-    clip_skip: StrictInt | None = None
-    batch_size: StrictInt | None = None
+
+def _score_type(name: str, hint: Any) -> Any:
+    """A field's type in the body: paths, axes and ranges are texts; a LoRA may be one or several."""
+    if name == "loras":
+        return StrictStr | list[StrictStr]
+    if name in ("seeds", "prompts"):
+        return StrictInt | StrictStr | None
+    return _STRICT.get(inner_type(hint), StrictStr) | None
+
+
+_FIELDS: dict[str, Any] = {
+    body_key(name): (
+        _score_type(name, hint),
+        ... if name == "loras" else SCORE_FIELDS[name].default if name == "preset" else None,
+    )
+    for name, hint in typing.get_type_hints(ScoreRequest).items()
+}
+
+ScoreBody: Any = pydantic.create_model("ScoreBody", __base__=Body, **_FIELDS)  # type: ignore[call-overload]
+ScoreBody.__doc__ = "What the ``score`` command takes. ``run`` is the run's name: the same name again continues it."
 
 
 class CheckBody(Body):

@@ -19,12 +19,16 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 import lora_eval
-from lora_eval.api.bodies import CaptionBody, CheckBody, CompareBody, ScoreBody, TrainBody
+from lora_eval.api.bodies import Body, CaptionBody, CheckBody, CompareBody, ScoreBody, TrainBody, body_key
 from lora_eval.errors import LoraEvalError, RunError
 from lora_eval.files import read_json
 from lora_eval.host.current import current_settings
-from lora_eval.scorecard.plan.ranges import parse_count
-from lora_eval.service.actions import (
+from lora_eval.scorecard.plan.request import SCORE_FIELDS, ScoreRequest, parse_axes, read_count
+from lora_eval.service.confinement import Confinement, ForbiddenPath
+from lora_eval.service.estimate import estimate, is_tiny, seconds_each
+from lora_eval.service.jobs import RUNNING, JobQueue, JobState
+from lora_eval.service.library import SCORED, run_roots
+from lora_eval.service.submit import (
     COMPARED,
     COMPARISONS,
     HostGetter,
@@ -35,11 +39,6 @@ from lora_eval.service.actions import (
     submit_score,
     submit_train,
 )
-from lora_eval.service.confinement import Confinement, ForbiddenPath
-from lora_eval.service.estimate import estimate, is_tiny, parse_axes, seconds_each
-from lora_eval.service.jobs import RUNNING, JobQueue, JobState
-from lora_eval.service.library import SCORED, run_roots
-from lora_eval.service.order import ScoreOrder
 from lora_eval.training.config import make_config
 from lora_eval.training.templates import load_template
 
@@ -134,12 +133,12 @@ def create_routes(
         return {"id": submit_train(jobs, host, config, resume)}
 
     @router.post("/score", status_code=202)
-    def score(body: ScoreBody) -> dict[str, Any]:
+    def score(body: ScoreBody) -> dict[str, Any]:  # type: ignore[valid-type]
         holder = host()
-        order = _order(body, holder.output_folder, confined)
+        request = _request(body, holder.output_folder, confined)
         # what cannot be drawn is said now, not when its turn comes
-        estimate(order, seconds_each(holder.output_folder, order), is_tiny(holder))
-        return {"id": submit_score(jobs, host, order)}
+        estimate(request, seconds_each(holder.output_folder, request), is_tiny(holder))
+        return {"id": submit_score(jobs, host, request)}
 
     @router.post("/compare")
     def compare(body: CompareBody) -> dict[str, Any]:
@@ -184,38 +183,29 @@ def _scored(output: Path, confined: Confinement, name: str) -> Path:
     raise HTTPException(404, f"there is no finished scorecard run {name}")
 
 
-def _order(body: ScoreBody, output: Path, confined: Confinement) -> ScoreOrder:
-    names = [body.lora] if isinstance(body.lora, str) else list(body.lora)
-    suite = body.suite
-    if suite and Path(suite).suffix:
-        suite = str(confined.path(suite))
-    encoder = body.encoder
-    if encoder and Path(encoder).expanduser().exists():
-        encoder = str(confined.path(encoder))
-    sampling = {
-        name: value
-        for name in ("sampler", "scheduler", "steps", "cfg_scale", "width", "height", "clip_skip")
-        if (value := getattr(body, name)) is not None
-    }
-    return ScoreOrder(
-        [confined.path(name) for name in names],
-        confined.path(body.data) if body.data else None,
-        confined.child(output, body.run) if body.run else None,
-        body.weights,
-        body.seeds if isinstance(body.seeds, int) or body.seeds is None else parse_count(body.seeds, "seeds", 0),
-        body.prompts if isinstance(body.prompts, int) or body.prompts is None else parse_count(body.prompts, "prompts"),
-        suite,
-        body.preset,
-        body.kind,
-        body.trigger,
-        body.class_word,
-        encoder,
-        sampling,
-        body.batch_size,
-        parse_axes(body.axes),
-        body.budget,
-        body.minutes,
-    )
+def _request(body: Body, output: Path, confined: Confinement) -> ScoreRequest:
+    """The request of a body, every path in it confined. Raises ForbiddenPath and ConfigError."""
+    values: dict[str, Any] = {}
+    for name, one in SCORE_FIELDS.items():
+        value = getattr(body, body_key(name))
+        kind = one.metadata.get("path")
+        if name == "loras":
+            value = [confined.path(path) for path in ([value] if isinstance(value, str) else value)]
+        elif name == "out":
+            value = confined.child(output, value) if value else None
+        elif name == "axes":
+            value = parse_axes(value)
+        elif name in ("seeds", "prompts"):
+            value = read_count(name, value)
+        elif kind is True:
+            value = confined.path(value) if value else None
+        elif value and (
+            (kind == "with a suffix" and Path(value).suffix)
+            or (kind == "where it exists" and Path(value).expanduser().exists())
+        ):
+            value = str(confined.path(value))
+        values[name] = value
+    return ScoreRequest(**values)
 
 
 def _job_routes(router: APIRouter, jobs: JobQueue) -> None:

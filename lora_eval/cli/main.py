@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from lora_eval import __version__
 from lora_eval.cli.exits import FAILED, STOPPED
+from lora_eval.cli.options import add_score_options
 from lora_eval.errors import Interrupted, LoraEvalError
 from lora_eval.i18n.language import ENGLISH, names, speak
 from lora_eval.log import logger
@@ -120,42 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     score = commands.add_parser(
         "score", parents=[common, model], help="draw a sweep and write the scorecard; again on the same folder resumes"
     )
-    score.add_argument(
-        "--lora", type=Path, nargs="+", required=True, metavar="FILE", help="one LoRA, or several checkpoints of a run"
-    )
-    score.add_argument(
-        "--data", type=Path, metavar="DIR", help="reference pictures (default: those named in the LoRA's metadata)"
-    )
-    score.add_argument("--weights", metavar="RANGE", help='for example "0-1.2 [7]", "0.4, 0.6, 0.9" or "0-1(+0.2)"')
-    score.add_argument("--seeds", metavar="N", help="seeds per prompt: how many, or which (1-5)")
-    score.add_argument("--prompts", metavar="N", help="prompts of the suite to use: how many, or which (1-3, 7)")
-    score.add_argument(
-        "--budget", type=int, metavar="N", help="draw at most N pictures, chosen in rounds (default: the whole grid)"
-    )
-    score.add_argument("--minutes", type=float, metavar="N", help="the same as a time, by the speed of the latest run")
-    score.add_argument(
-        "--axes", metavar="X,Y", help="what spans the map of the pictures, two of weight, checkpoint, prompt, seed"
-    )
-    score.add_argument("--suite", metavar="FILE", help="prompt suite: a shipped name or a YAML or CSV file")
-    score.add_argument("--preset", choices=["quick", "standard", "thorough", "adaptive"], default="standard")
-    score.add_argument(
-        "--kind",
-        choices=["style", "character", "object"],
-        help="what the LoRA should teach (default: from its metadata)",
-    )
-    score.add_argument("--trigger", help="trigger word (default: from the LoRA's metadata)")
-    score.add_argument(
-        "--class-word", help="what the trigger is, for example 'woman' (default: from the LoRA's metadata)"
-    )
-    score.add_argument(
-        "--encoder", default="auto", help="open_clip model as NAME/PRETRAINED, or a folder with its weights"
-    )
-    score.add_argument("--sampler", help="sampler name as in the WebUI")
-    score.add_argument("--steps", type=int, help="sampling steps")
-    score.add_argument("--cfg", type=float, help="CFG scale")
-    score.add_argument("--size", metavar="WxH", help="picture size in pixels (default: the model's own)")
-    score.add_argument("--batch-size", type=int, default=8)
-    score.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_score_options(score)
 
     report = commands.add_parser(
         "report", parents=[common], help="measure a run again and write its reports, from the images alone"

@@ -35,6 +35,7 @@ def demo(arguments: argparse.Namespace) -> int:
 
     A second run on the same folder trains and draws nothing again.
     """
+    from lora_eval.scorecard.plan.request import ScoreRequest
     from lora_eval.service.scoring import score as run_score
     from lora_eval.training.config import load_config
     from lora_eval.training.loop import train as run_training
@@ -61,13 +62,15 @@ def demo(arguments: argparse.Namespace) -> int:
         print("Drawing and measuring the sweep ...")
         card = run_score(
             host,
-            [*checkpoints, trained.final],
+            ScoreRequest(
+                [*checkpoints, trained.final],
+                suite="tiny",
+                kind=config.kind,
+                preset="quick",
+                prompts=12,
+                batch_size=24,
+            ),
             out,
-            suite="tiny",
-            kind=config.kind,
-            preset="quick",
-            prompts=12,
-            batch_size=24,
         )
     code = common.show(card, out)
     print(f"LoRA:   {trained.final}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_eval.cli import common
 from lora_eval.cli.exits import GOOD
@@ -14,9 +14,8 @@ from lora_eval.files import read_json
 from lora_eval.i18n.language import said, t
 
 if TYPE_CHECKING:
-    from lora_eval.host.protocol import Sampling
     from lora_eval.host.standalone import StandaloneHost
-    from lora_eval.service.order import ScoreOrder
+    from lora_eval.scorecard.plan.request import ScoreRequest
 
 
 def score(arguments: argparse.Namespace) -> int:
@@ -25,57 +24,43 @@ def score(arguments: argparse.Namespace) -> int:
 
     progress = common.Progress(arguments.quiet)
     host = common.open_host(arguments, progress, arguments.out)
-    order = _order(arguments, host)
+    request = _settled(_request(arguments), host)
     with progress.interruptible():
-        card = run_score(
-            host,
-            order.loras,
-            arguments.out,
-            data=arguments.data,
-            weights=arguments.weights,
-            seeds=order.seeds,
-            prompts=order.prompts,
-            suite=arguments.suite,
-            preset=order.preset,
-            kind=arguments.kind,
-            trigger=arguments.trigger,
-            class_word=arguments.class_word,
-            sampling=_sampling(arguments, host),
-            batch_size=arguments.batch_size,
-            encoder=arguments.encoder,
-            budget=order.budget,
-            axes=order.axes,
-        )
+        card = run_score(host, request)
     shown = common.show(card, arguments.out)
-    if told := card.provenance.get("adaptive"):
-        print(f"pictures:    {told['images']} of {told['full_grid']} in the grid; {told['stopped']}; {told['more']}")
+    if adaptive := card.provenance.get("adaptive"):
+        print(
+            f"pictures:    {adaptive['images']} of {adaptive['full_grid']} in the grid; "
+            f"{adaptive['stopped']}; {adaptive['more']}"
+        )
     return shown
 
 
-def _order(arguments: argparse.Namespace, host: StandaloneHost) -> ScoreOrder:
-    """What is counted before drawing: which seeds and prompts, and the budget in pictures."""
-    from lora_eval.scorecard.plan.ranges import parse_count
-    from lora_eval.service import estimate
-    from lora_eval.service.order import ScoreOrder
+def _request(arguments: argparse.Namespace) -> ScoreRequest:
+    from lora_eval.cli.options import flag_of, read_request
+    from lora_eval.scorecard.plan.request import SCORE_FIELDS
 
-    order = ScoreOrder(
-        arguments.lora,
-        weights=arguments.weights,
-        seeds=None if arguments.seeds is None else parse_count(arguments.seeds, "--seeds", 0),
-        prompts=None if arguments.prompts is None else parse_count(arguments.prompts, "--prompts"),
-        suite=arguments.suite,
-        preset=arguments.preset,
-        kind=arguments.kind,
-        axes=estimate.parse_axes(arguments.axes),
-        budget=arguments.budget,
-        minutes=arguments.minutes,
-    )
-    before = _adaptive_budget(arguments.out) if arguments.minutes is not None else None
-    each = None if arguments.minutes is None else estimate.seconds_each(arguments.out.parent, order)
+    steps = SCORE_FIELDS["steps"].metadata
+    if arguments.steps is not None and not steps["low"] <= arguments.steps <= steps["high"]:
+        raise ConfigError(
+            f"{flag_of('steps')} {arguments.steps} is out of range; take {steps['low']:g} to {steps['high']:g}"
+        )
+    size = _size(arguments.size) if arguments.size is not None else (None, None)
+    return read_request(arguments, width=size[0], height=size[1])
+
+
+def _settled(request: ScoreRequest, host: StandaloneHost) -> ScoreRequest:
+    """The request with its budget counted in pictures."""
+    from lora_eval.scorecard.plan.presets import grid_preset
+    from lora_eval.service import estimate
+
+    assert request.out is not None
+    before = _adaptive_budget(request.out) if request.minutes is not None else None
     if before is not None:
-        # minutes are counted in pictures once: the speed may be another when the run is gone on with
-        return replace(order, budget=before, minutes=None, preset=estimate.grid_preset(order.preset))
-    return estimate.settled(order, each, estimate.is_tiny(host))
+        # minutes are counted in pictures once: the speed may be another when the run is continued
+        return replace(request, budget=before, minutes=None, preset=grid_preset(request.preset))
+    each = None if request.minutes is None else estimate.seconds_each(request.out.parent, request)
+    return estimate.settled(request, each, estimate.is_tiny(host))
 
 
 def _adaptive_budget(out: Path) -> int | None:
@@ -83,26 +68,6 @@ def _adaptive_budget(out: Path) -> int | None:
     plan = read_json(out / "plan.json") if (out / "plan.json").is_file() else {}
     found = plan.get("budget") if isinstance(plan, dict) else None
     return found if isinstance(found, int) else None
-
-
-def _sampling(arguments: argparse.Namespace, host: StandaloneHost) -> Sampling | None:
-    """The sampling asked for over the host's own defaults; None when nothing was asked."""
-    from dataclasses import replace
-
-    from lora_eval.scorecard.plan.make import default_sampling
-
-    asked: dict[str, Any] = {}
-    if arguments.sampler is not None:
-        asked["sampler"] = arguments.sampler
-    if arguments.steps is not None:
-        if not 1 <= arguments.steps <= 1000:
-            raise ConfigError(f"--steps {arguments.steps} is out of range; take 1 to 1000")
-        asked["steps"] = arguments.steps
-    if arguments.cfg is not None:
-        asked["cfg_scale"] = arguments.cfg
-    if arguments.size is not None:
-        asked["width"], asked["height"] = _size(arguments.size)
-    return replace(default_sampling(host), **asked) if asked else None
 
 
 def _size(text: str) -> tuple[int, int]:

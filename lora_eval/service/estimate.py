@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,20 +11,16 @@ from typing import TYPE_CHECKING
 from lora_eval.errors import ConfigError
 from lora_eval.scorecard.data import KINDS
 from lora_eval.scorecard.decision.adaptive import COARSE
-from lora_eval.scorecard.plan.make import PRESETS
-from lora_eval.scorecard.plan.plan import check_axes
+from lora_eval.scorecard.plan.presets import ADAPTIVE, PRESETS, grid_preset
 from lora_eval.scorecard.plan.ranges import parse_range
 from lora_eval.service import library
 
 if TYPE_CHECKING:
     from lora_eval.host.protocol import Host
-    from lora_eval.service.order import ScoreOrder
+    from lora_eval.scorecard.plan.request import ScoreRequest
 
-ADAPTIVE = "adaptive"
-NAMES = (*PRESETS, ADAPTIVE)
-# an adaptive run chooses from this preset's grid, by default at most this share of it
-GRID = "thorough"
 SHARE = 3
+"""An adaptive run draws at most one picture in so many of its grid, unless a budget is given."""
 DEFAULT_KIND = "character"
 
 
@@ -42,28 +39,19 @@ class Estimate:
     of: int | None = None
 
 
-def grid_preset(name: str) -> str:
-    """The preset whose grid a run of this name draws from. Raises ConfigError for an unknown one."""
-    if name == ADAPTIVE:
-        return GRID
-    if name not in PRESETS:
-        raise ConfigError(f'preset "{name}" is none of {", ".join(NAMES)}')
-    return name
-
-
-def estimate(order: ScoreOrder, each: float | None, tiny: bool = False) -> Estimate:
-    """Pictures and time of an order.
+def estimate(request: ScoreRequest, each: float | None, tiny: bool = False) -> Estimate:
+    """Pictures and time of an request.
 
     Args:
-        order: what is asked for.
+        request: what is requested.
         each: seconds that one picture takes, None while that is not known.
         tiny: whether the model is the shipped one, which has prompts of its own.
 
     Raises:
         ConfigError: a range cannot be read, or the budget cannot be kept; one line.
     """
-    full, least = _sizes(order, tiny)
-    most = _budget(order, full, least, each)
+    full, least = _sizes(request, tiny)
+    most = _budget(request, full, least, each)
     if most is None:
         return Estimate(full, None if each is None else each * full)
     if most < least:
@@ -75,43 +63,35 @@ def estimate(order: ScoreOrder, each: float | None, tiny: bool = False) -> Estim
     return Estimate(images, None if each is None else each * images, full)
 
 
-def settled(order: ScoreOrder, each: float | None, tiny: bool = False) -> ScoreOrder:
-    """The order with preset and budget as :func:`lora_eval.service.scoring.score` takes them. Raises ConfigError."""
-    most = _budget(order, *_sizes(order, tiny), each)
-    return replace(order, preset=grid_preset(order.preset), budget=most, minutes=None)
+def settled(request: ScoreRequest, each: float | None, tiny: bool = False) -> ScoreRequest:
+    """The request with preset and budget as :func:`lora_eval.service.scoring.score` takes them. Raises ConfigError."""
+    most = _budget(request, *_sizes(request, tiny), each)
+    return replace(request, preset=grid_preset(request.preset), budget=most, minutes=None)
 
 
-def seconds_each(output_folder: Path, order: ScoreOrder) -> float | None:
-    """Seconds that a picture of the order takes on this machine, from the latest run; None without one."""
-    given = order.sampling
-    pixels = given["width"] * given["height"] if given.get("width") and given.get("height") else None
-    return library.seconds_per_image(output_folder, given.get("steps"), pixels)
+def seconds_each(output_folder: Path, request: ScoreRequest) -> float | None:
+    """Seconds that a picture of the request takes on this machine, from the latest run; None without one."""
+    pixels = request.width * request.height if request.width and request.height else None
+    return library.seconds_per_image(output_folder, request.steps, pixels)
 
 
-def _budget(order: ScoreOrder, full: int, least: int, each: float | None) -> int | None:
-    """The most pictures that an order may draw of a grid of ``full``; None: all of it."""
-    if order.budget is not None and order.minutes is not None:
+def _budget(request: ScoreRequest, full: int, least: int, each: float | None) -> int | None:
+    """The most pictures that a request may draw of a grid of ``full``; None: all of it."""
+    if request.budget is not None and request.minutes is not None:
         raise ConfigError("the budget is given in pictures and in minutes; give one of the two")
-    if order.minutes is not None:
-        if not 0 < order.minutes <= 100_000:
-            raise ConfigError(f"a budget of {order.minutes:g} minutes cannot be kept; give more than 0")
+    if request.minutes is not None:
+        if not 0 < request.minutes <= 100_000:
+            raise ConfigError(f"a budget of {request.minutes:g} minutes cannot be kept; give more than 0")
         if each is None:
             raise ConfigError(
                 "minutes cannot be counted in pictures until a first run on this machine; give pictures instead"
             )
-        return int(order.minutes * 60 / each)
-    if order.budget is not None:
-        if order.budget < 1:
-            raise ConfigError(f"a budget of {order.budget} pictures cannot be kept; give at least 1")
-        return order.budget
-    return max(full // SHARE, least) if order.preset == ADAPTIVE else None
-
-
-def parse_axes(text: str | None) -> tuple[str, str] | None:
-    """``weight, checkpoint`` as two axes; None for nothing. Raises ConfigError."""
-    if text is None or not text.strip():
-        return None
-    return check_axes([part.strip() for part in text.split(",")])
+        return int(request.minutes * 60 / each)
+    if request.budget is not None:
+        if request.budget < 1:
+            raise ConfigError(f"a budget of {request.budget} pictures cannot be kept; give at least 1")
+        return request.budget
+    return max(full // SHARE, least) if request.preset == ADAPTIVE else None
 
 
 def is_tiny(host: Host) -> bool:
@@ -119,27 +99,31 @@ def is_tiny(host: Host) -> bool:
     return getattr(host, "shipped_model", False) is True
 
 
-def _sizes(order: ScoreOrder, tiny: bool) -> tuple[int, int]:
+def _sizes(request: ScoreRequest, tiny: bool) -> tuple[int, int]:
     """Pictures of the whole grid, and of an adaptive run's first round."""
-    preset = PRESETS[grid_preset(order.preset)]
-    weights = {weight for weight in parse_range(order.weights or preset.weights, "weights") if weight != 0}
-    if order.seeds is None:
+    preset = PRESETS[grid_preset(request.preset)]
+    weights = {weight for weight in _weights(request.weights or preset.weights) if weight != 0}
+    if request.seeds is None:
         seeds = preset.seeds
     else:
-        seeds = order.seeds if isinstance(order.seeds, int) else len(set(order.seeds))
-    prompts, loras = _prompts(order, preset.prompts, tiny), max(1, len(order.loras))
+        seeds = request.seeds if isinstance(request.seeds, int) else len(set(request.seeds))
+    prompts, loras = _prompts(request, preset.prompts, tiny), max(1, len(request.loras))
     # with one seed, which is what a small budget begins with
     first = prompts * (1 + loras * min(COARSE, len(weights)))
     return prompts * seeds * (1 + loras * len(weights)), first
 
 
-def _prompts(order: ScoreOrder, preset: int, tiny: bool) -> int:
-    if order.prompts is not None and not isinstance(order.prompts, int):
-        return len(set(order.prompts))
-    own = bool(order.suite and Path(order.suite).suffix)
-    wanted = order.prompts if order.prompts is not None else None if own else preset
-    kind = order.kind or (_kind(order.loras[-1]) if order.loras else DEFAULT_KIND)
-    name = order.suite or (("tiny-style" if kind == "style" else "tiny") if tiny else kind)
+def _weights(given: str | Sequence[float]) -> list[float]:
+    return parse_range(given, "weights") if isinstance(given, str) else list(given)
+
+
+def _prompts(request: ScoreRequest, preset: int, tiny: bool) -> int:
+    if request.prompts is not None and not isinstance(request.prompts, int):
+        return len(set(request.prompts))
+    own = bool(request.suite and Path(request.suite).suffix)
+    wanted = request.prompts if request.prompts is not None else None if own else preset
+    kind = request.kind or (_kind(request.loras[-1]) if request.loras else DEFAULT_KIND)
+    name = request.suite or (("tiny-style" if kind == "style" else "tiny") if tiny else kind)
     there = _suite_size(name, Path(name).stat().st_mtime_ns if own and Path(name).is_file() else 0)
     return there if wanted is None else min(there, wanted)
 

@@ -12,7 +12,7 @@ import pandas as pd
 import lora_eval
 from lora_eval.errors import RunError
 from lora_eval.files import read_json
-from lora_eval.host.protocol import Host, Job, ModelInfo, Sampling
+from lora_eval.host.protocol import Host, Job, ModelInfo
 from lora_eval.report.results import write_results
 from lora_eval.scorecard.data import Measurement, RunData, Scorecard
 from lora_eval.scorecard.decision.adaptive import Stop, account, next_round, with_budget
@@ -24,7 +24,10 @@ from lora_eval.scorecard.features.collect import EncoderSource, build_data, meas
 from lora_eval.scorecard.features.references import References, find_references
 from lora_eval.scorecard.plan.make import make_plan
 from lora_eval.scorecard.plan.plan import Plan, Round
+from lora_eval.scorecard.plan.presets import ADAPTIVE
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.scorecard.tables import CELL_COLUMNS, write_cells
+from lora_eval.service import estimate
 from lora_eval.service.measured import measure_again, measure_table
 from lora_eval.training.run import run_places
 
@@ -33,77 +36,57 @@ __all__ = ["load_run", "measure_table", "read_card", "report", "score"]
 
 def score(
     host: Host,
-    loras: Sequence[Path | str],
-    out: Path | str,
+    request: ScoreRequest,
+    out: Path | str | None = None,
     *,
-    data: Path | str | None = None,
-    weights: str | Sequence[float] | None = None,
-    seeds: int | Sequence[int] | None = None,
-    prompts: int | Sequence[int] | None = None,
-    suite: str | Path | None = None,
-    preset: str = "standard",
-    kind: str | None = None,
-    trigger: str | None = None,
-    class_word: str | None = None,
-    sampling: Sampling | None = None,
-    batch_size: int | None = None,
-    encoder: str | AnyEncoder = "auto",
+    encoder: str | AnyEncoder | None = None,
     histories: dict[str, str] | None = None,
     resamples: int = 1000,
-    budget: int | None = None,
-    axes: Sequence[str] | None = None,
 ) -> Scorecard:
-    """Draw a sweep, measure it, decide, and write the reports into ``out``.
+    """Draw a sweep, measure it, decide, and write the reports.
 
-    On a folder of the same plan it draws only what is missing; nothing, when nothing is.
+    In a folder that holds the same plan it draws only what is missing; nothing, when nothing is.
 
     Args:
-        loras: one LoRA, or several checkpoints.
-        data: dataset folder of reference pictures; None takes what the LoRA's training run recorded.
-        weights, seeds, prompts, suite, preset, kind, trigger, class_word, sampling, batch_size, axes: see
-            :func:`lora_eval.scorecard.plan.make.make_plan`.
-        encoder: see :func:`lora_eval.encoders.embed.load_encoder`; or one already loaded.
+        host: who draws.
+        request: what to draw and how. ``data`` None takes the references that the LoRA's training run recorded. With
+            ``budget`` (or ``minutes``, or the preset ``adaptive``) at most so many pictures are drawn, chosen in rounds
+            from the grid of weights and seeds; otherwise the whole grid.
+        out: run folder, where the request names none.
+        encoder: a loaded encoder, or a name that replaces the request's.
         histories: checkpoint or LoRA name -> loss history; found beside the LoRA where not given.
-        budget: at most so many pictures, chosen in rounds (``decision/adaptive.py``) from the grid of
-            weights and seeds; None draws the whole grid.
+        resamples: of the bootstrap.
 
     Raises:
-        LoraEvalError: bad input, another run in ``out``, a LoRA that did not take, encoder not to be had.
-        Interrupted: the user stopped it; the same call goes on from there.
+        LoraEvalError: bad input, another run in the folder, a LoRA that did not take, an encoder that is not available.
+        Interrupted: the user stopped it; the same call continues from there.
     """
-    folder = RunFolder(out)
+    place = out if out is not None else request.out
+    if place is None:
+        raise RunError("no run folder; name one")
+    if request.preset == ADAPTIVE or request.minutes is not None:
+        each = estimate.seconds_each(host.output_folder, request)
+        request = estimate.settled(request, each, estimate.is_tiny(host))
+    named = encoder if encoder is not None else request.encoder or "auto"
+    folder = RunFolder(place)
     with folder.lock():
-        plan = make_plan(
-            host,
-            loras,
-            kind=kind,
-            suite=suite,
-            preset=preset,
-            weights=weights,
-            seeds=seeds,
-            prompts=prompts,
-            trigger=trigger,
-            class_word=class_word,
-            sampling=sampling,
-            batch_size=batch_size,
-            axes=axes,
-        )
-        if budget is not None:
-            plan = with_budget(plan, budget)
-        found = find_references(data, [Path(lora.path) for lora in plan.loras], _roots(host))
+        plan = make_plan(host, request)
+        if request.budget is not None:
+            plan = with_budget(plan, request.budget)
+        found = find_references(request.data, [Path(lora.path) for lora in plan.loras], _roots(host))
         plan = replace(
             plan,
-            encoder=_encoder_name(encoder, host.model(), plan.sampling.width),
+            encoder=_encoder_name(named, host.model(), plan.sampling.width),
             references=_references_json(found),
             histories=_histories(plan, histories, _roots(host)),
         )
         plan = folder.agree(plan)
-        source = EncoderSource(encoder if not isinstance(encoder, str) else plan.encoder, host.info().device)
+        source = EncoderSource(named if not isinstance(named, str) else plan.encoder, host.info().device)
         with host.job("LoRA scorecard", max(len(plan), plan.budget or 0)) as job:
             source.say = job.say
             while True:
                 if not all(folder.finished(cell) for cell in plan.cells()):
-                    # an encoder that cannot be had should say so now, not after an hour of drawing
+                    # an encoder that is not available should say so now, not after an hour of drawing
                     source.load()
                 draw(host, plan, folder, job)
                 write_cells(folder.cells_file, _cells_table(plan))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_eval.errors import ConfigError, DatasetError, RunError
-from lora_eval.service import actions
+from lora_eval.service import submit
 
 if TYPE_CHECKING:
     from lora_eval.dataset.folder import Dataset
@@ -37,7 +37,7 @@ def check(
 ) -> Checked:
     """Look at every picture of a training folder, to be drawn at ``side``. Raises DatasetError, ConfigError."""
     words = trigger.strip() or None, (class_word or "").strip() or None
-    found = actions.check_folder(folder_path(folder), table_path(metadata), words[0], side, words[1])
+    found = submit.check_folder(folder_path(folder), table_path(metadata), words[0], side, words[1])
     dataset = read(folder, metadata)
     pictures = [CheckedPicture(dataset.name(item.path), item.path, item.caption) for item in dataset.items]
     return Checked(pictures, found["findings"])

@@ -15,11 +15,12 @@ from typing import Any
 
 from lora_eval.errors import ConfigError, LoraEvalError, RunError
 from lora_eval.host.protocol import Host
-from lora_eval.service import actions, estimate, library, training_pictures
-from lora_eval.service.actions import HostGetter
+from lora_eval.scorecard.plan.presets import ADAPTIVE, NAMES
+from lora_eval.scorecard.plan.request import ScoreRequest
+from lora_eval.service import estimate, library, submit, training_pictures
 from lora_eval.service.estimate import Estimate
 from lora_eval.service.jobs import ENDED, RUNNING, JobQueue, JobState
-from lora_eval.service.order import ScoreOrder
+from lora_eval.service.submit import HostGetter
 from lora_eval.service.training_pictures import Checked
 from lora_eval.training.config import TrainConfig, dump_config, make_config, to_dict
 from lora_eval.training.templates import load_template
@@ -101,9 +102,9 @@ class Controller:
     def captioners(self) -> list[str]:
         """What can caption pictures here."""
         try:
-            return actions.captioners(self.host())
+            return submit.captioners(self.host())
         except LoraEvalError:
-            return [actions.TERMS]
+            return [submit.TERMS]
 
     def caption(
         self, folder: str, metadata: str | None, by: str, trigger: str = "", class_word: str = "", anew: bool = False
@@ -115,7 +116,7 @@ class Controller:
         dataset = training_pictures.read(folder, metadata)
         order = CaptionOrder(trigger.strip(), class_word.strip(), overwrite=anew, encoder=current_settings().encoder)
         table = training_pictures.table_path(metadata)
-        return actions.submit_caption(self.queue, self._host, dataset.root, order, by, table)
+        return submit.submit_caption(self.queue, self._host, dataset.root, order, by, table)
 
     def captioning(self) -> JobState | None:
         """The captioning that runs, or the last one."""
@@ -159,7 +160,7 @@ class Controller:
         config.require()
         if not Path(config.train_data_dir).expanduser().is_dir():
             raise ConfigError(f"{config.train_data_dir} is no folder; give the folder with the training pictures")
-        job = actions.submit_train(self.queue, self._host, config, resume)
+        job = submit.submit_train(self.queue, self._host, config, resume)
         self._configs[job] = config
         return job
 
@@ -251,33 +252,33 @@ class Controller:
             kind = str(read_yaml(config).get("kind") or "")
         return Proposal(labels, kind)
 
-    def estimate(self, order: ScoreOrder) -> Estimate:
+    def estimate(self, request: ScoreRequest) -> Estimate:
         """Number of pictures and the time they take. Raises ConfigError for a range that cannot be read."""
-        each, tiny = self._speed(order)
-        return estimate.estimate(order, each, tiny)
+        each, tiny = self._speed(request)
+        return estimate.estimate(request, each, tiny)
 
-    def estimates(self, order: ScoreOrder) -> dict[str, Estimate]:
-        """Preset -> what it would draw of the rest of the order; the budget counts for "adaptive" alone."""
-        each, tiny = self._speed(order)
+    def estimates(self, request: ScoreRequest) -> dict[str, Estimate]:
+        """Preset -> what it would draw of the rest of the request; the budget counts for "adaptive" alone."""
+        each, tiny = self._speed(request)
         found = {}
-        for name in estimate.NAMES:
-            given = replace(order, preset=name)
-            if name != estimate.ADAPTIVE:
+        for name in NAMES:
+            given = replace(request, preset=name)
+            if name != ADAPTIVE:
                 given = replace(given, budget=None, minutes=None)
             found[name] = estimate.estimate(given, each, tiny)
         return found
 
-    def _speed(self, order: ScoreOrder) -> tuple[float | None, bool]:
+    def _speed(self, request: ScoreRequest) -> tuple[float | None, bool]:
         try:
             host = self.host()
         except LoraEvalError:
             return None, False
-        return estimate.seconds_each(host.output_folder, order), estimate.is_tiny(host)
+        return estimate.seconds_each(host.output_folder, request), estimate.is_tiny(host)
 
-    def score(self, order: ScoreOrder) -> str:
+    def score(self, request: ScoreRequest) -> str:
         """Put a scorecard run in line; the job's id. Raises LoraEvalError."""
-        self.estimate(order)
-        return actions.submit_score(self.queue, self._host, order)
+        self.estimate(request)
+        return submit.submit_score(self.queue, self._host, request)
 
     def scoring(self, shown: str = "") -> ScoreView:
         """The run of that folder, or the latest, as for training."""
@@ -324,7 +325,7 @@ class Controller:
             LoraEvalError: fewer than two runs, or runs that cannot be compared; one line.
         """
         parts = [part.strip() for part in re.split(r"[\n,]", at) if part.strip()]
-        return actions.compare_runs(self.host().output_folder, runs, parts)
+        return submit.compare_runs(self.host().output_folder, runs, parts)
 
     def downloads(self, run: Path) -> list[Path]:
         """The finished reports of a run."""

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lora_eval.errors import LoraEvalError
-from lora_eval.service.order import ScoreOrder
+from lora_eval.scorecard.plan.request import SCORE_FIELDS, ScoreRequest
 from lora_eval.ui import page, render, score_view, text
 from lora_eval.ui.compat import html, open_choice, transient
 from lora_eval.ui.controller import Controller
@@ -103,16 +103,15 @@ def settings(controller: Controller) -> dict[str, Any]:
     """What is drawn and how, folded away."""
     from lora_eval.scorecard.plan.suites import suite_names
 
-    texts = {
-        "weights": text.WEIGHTS, "seeds": text.SEEDS, "prompts": text.PROMPTS, "trigger": text.SCORE_TRIGGER,
-        "class_word": text.SCORE_CLASS, "scheduler": text.SCHEDULER, "steps": text.STEPS, "cfg_scale": text.CFG,
-        "width": text.WIDTH, "height": text.HEIGHT, "clip_skip": text.CLIP_SKIP, "batch_size": text.BATCH,
-        "encoder": text.ENCODER,
-    }  # fmt: skip
-
     def field(name: str) -> Any:
-        label, info = texts[name]
+        label, info = text.SCORE_OPTIONS[name]
         return gr.Textbox(value="", label=label, info=info, max_lines=1, min_width=150, elem_id=f"{ELEMENT}_{name}")
+
+    def more(group: str) -> None:
+        """Fields of the group that the layout above does not name."""
+        for name, one in SCORE_FIELDS.items():
+            if one.metadata.get("group") == group and name not in controls:
+                controls[name] = field(name)
 
     controls: dict[str, Any] = {}
     with gr.Accordion(text.WHAT, open=False, elem_id=f"{ELEMENT}_what"):
@@ -123,16 +122,18 @@ def settings(controller: Controller) -> dict[str, Any]:
         controls["suite"] = open_choice(suites, text.SUITE, f"{ELEMENT}_suite", text.SUITE_AUTO)
         with gr.Row():
             controls["trigger"], controls["class_word"] = field("trigger"), field("class_word")
+        more("what")
     with gr.Accordion(text.SAMPLING, open=False, elem_id=f"{ELEMENT}_how"):
         with gr.Row():
             samplers = ["", *controller.samplers()]
-            controls["sampler"] = open_choice(samplers, text.SAMPLER, f"{ELEMENT}_sampler", min_width=150)
+            label = text.SCORE_OPTIONS["sampler"]
+            controls["sampler"] = open_choice(samplers, label, f"{ELEMENT}_sampler", min_width=150)
             controls["scheduler"] = field("scheduler")
         for pair in (("steps", "cfg_scale"), ("width", "height"), ("clip_skip", "batch_size")):
             with gr.Row():
                 for name in pair:
                     controls[name] = field(name)
-        controls["encoder"] = field("encoder")
+        more("how")
     return controls
 
 
@@ -231,7 +232,7 @@ def labels(controller: Controller) -> list[str]:
 
 
 def _first_estimate(controller: Controller) -> str:
-    return score_view.presets(controller.estimates(ScoreOrder([])), "standard")
+    return score_view.presets(controller.estimates(ScoreRequest([])), "standard")
 
 
 def names(folders: list[Path]) -> list[str]:

@@ -9,19 +9,19 @@ from typing import Any
 import gradio as gr
 
 from lora_eval.errors import LoraEvalError
-from lora_eval.service.actions import COMPARED
-from lora_eval.service.estimate import ADAPTIVE
-from lora_eval.service.order import ScoreOrder
+from lora_eval.scorecard.plan.presets import ADAPTIVE
+from lora_eval.scorecard.plan.request import ScoreRequest
+from lora_eval.service.submit import COMPARED
 from lora_eval.ui import page, render, score_form, score_view, text
 from lora_eval.ui.compat import Update, html, keep, listen, section
 from lora_eval.ui.controller import Controller
-from lora_eval.ui.order import BUDGET, MAP, OPTIONAL, SAMPLING, make_order
+from lora_eval.ui.request import BUDGET, FIELDS, MAP, make_request
 
 REDRAW = 2.0
 ELEMENT = score_form.ELEMENT
 # controls in the order that handlers get them
 RESULT = ("verdict", "group", "checkpoint", "weight", "used", "files", "report")
-ORDER = ("loras", "kind", "data", "preset", *MAP, *BUDGET, *OPTIONAL, *SAMPLING)
+INPUTS = ("loras", "kind", "data", "preset", *MAP, *BUDGET, *FIELDS)
 
 
 def make(controller: Controller) -> gr.Blocks:
@@ -38,7 +38,7 @@ def make(controller: Controller) -> gr.Blocks:
             shown["report"] = html(visible=False, elem_id=f"{ELEMENT}_report")
         with gr.Row(elem_id=f"{ELEMENT}_compare_row", elem_classes=["lora-eval"]):
             compared = score_form.comparison(controller)
-        inputs = [controls[name] for name in ORDER]
+        inputs = [controls[name] for name in INPUTS]
         _wire_choices(controller, controls, buttons, said, inputs)
         _wire_jobs(controller, buttons, said, shown, inputs)
         _wire_result(controller, shown)
@@ -51,14 +51,14 @@ def make(controller: Controller) -> gr.Blocks:
 # -- what they do ------------------------------------------------------------------------------------
 
 
-def _order(controller: Controller, values: tuple[Any, ...]) -> ScoreOrder:
-    return make_order(dict(zip(ORDER, values, strict=True)), controller.loras())
+def _request(controller: Controller, values: tuple[Any, ...]) -> ScoreRequest:
+    return make_request(dict(zip(INPUTS, values, strict=True)), controller.loras())
 
 
 def _estimate(controller: Controller, values: tuple[Any, ...]) -> str:
     try:
-        order = _order(controller, values)
-        return score_view.presets(controller.estimates(order), order.preset)
+        request = _request(controller, values)
+        return score_view.presets(controller.estimates(request), request.preset)
     except LoraEvalError as error:
         return render.message(str(error))
 
@@ -113,10 +113,10 @@ def _wire_jobs(
 ) -> None:
     def run(*values: Any) -> list[Any]:
         try:
-            order = _order(controller, values)
-            if not order.loras:
+            request = _request(controller, values)
+            if not request.loras:
                 return [section(render.message(text.NO_LORA)), keep()]
-            controller.score(order)
+            controller.score(request)
         except LoraEvalError as error:
             return [section(render.message(str(error))), keep()]
         # the new run is shown, not the one picked from the history

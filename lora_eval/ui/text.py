@@ -10,6 +10,8 @@ from dataclasses import fields
 from lora_eval.report.words import COMPARED as _COMPARED
 from lora_eval.report.words import QUESTIONS as _QUESTIONS
 from lora_eval.report.words import TITLES as _TITLES
+from lora_eval.scorecard.plan.presets import NAMES
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.training.config import TrainConfig
 
 TRAIN_TITLE = "LoRA Train"
@@ -110,23 +112,24 @@ def _groups() -> dict[str, dict[str, tuple[str, str]]]:
 GROUPS = _groups()
 
 
-def _label(name: str) -> tuple[str, str]:
-    setting = next(one for one in fields(TrainConfig) if one.name == name)
-    return setting.metadata["label"], setting.metadata["help"]
+def _label(owner: type, name: str) -> tuple[str, str]:
+    """Label and help sentence of a field of ``TrainConfig`` or ``ScoreRequest``."""
+    about = next(one.metadata for one in fields(owner) if one.name == name)
+    return about["label"], about["help"]
 
 
 # -- LoRA Train --------------------------------------------------------------------------------------
 STEP_FOLDER = "1 · Pictures"
 STEP_NAME = "2 · Name and trigger"
 STEP_TEMPLATE = "3 · Template"
-FOLDER = _label("train_data_dir")
+FOLDER = _label(TrainConfig, "train_data_dir")
 FOLDER_HINT = "for example /data/my_style"
 CHECK = "Check pictures"
 SAVE_CAPTIONS = "Save captions"
 ADD_TRIGGER = "Put the trigger in front"
-NAME = _label("name")
-TRIGGER = _label("trigger")
-KIND = _label("kind")
+NAME = _label(TrainConfig, "name")
+TRIGGER = _label(TrainConfig, "trigger")
+KIND = _label(TrainConfig, "kind")
 LOW_VRAM = ("Little memory", "12 GB or less: rank 4, one picture at a time")
 KINDS = ("style", "character", "object")
 TRAIN = "Train"
@@ -153,45 +156,30 @@ TRAIN_WAITS = "While it trains, Generate waits; it gets its turn when the traini
 GENERATE_WAITS = "Generate was pressed and waits for this training. Interrupt lets it go first, then Resume goes on."
 
 # -- LoRA Scorecard ----------------------------------------------------------------------------------
-LORAS = ("LoRAs", "one LoRA, or several checkpoints of one run")
+LORAS = _label(ScoreRequest, "loras")
 REFRESH = "Refresh"
 RUN_PICK = ("All checkpoints of a run", "fills in the list above")
-SCORE_KIND = ("What it should have learnt", "from the LoRA: what its training said")
+SCORE_KIND = _label(ScoreRequest, "kind")
 FROM_LORA = "from the LoRA"
-DATA = ("Reference folder", "pictures of the concept; empty: those of its training")
-PRESET = ("Preset", "how much is drawn: more pictures, narrower intervals")
-PRESETS = ("quick", "standard", "thorough", "adaptive")
+DATA = _label(ScoreRequest, "data")
+PRESET = _label(ScoreRequest, "preset")
+PRESETS = NAMES
 X_AXIS = ("X axis", "what stands side by side in the map of the pictures")
 Y_AXIS = ("Y axis", "what stands one below the other")
 X_VALUES = ("X values", "range as in the X/Y/Z plot, for example 0-1.2 [7], 100-500(+100) or 1-5; empty: the preset's")
 Y_VALUES = ("Y values", "checkpoints by their steps, prompts by their place in the suite; empty: all")
 AXES = ("weight", "checkpoint", "prompt", "seed")
-BUDGET = ("Budget", "the most that is drawn; it looks where it matters; empty: a third of the thorough grid")
+BUDGET = _label(ScoreRequest, "budget")
 BUDGET_UNIT = "Budget in"
 PICTURES = "pictures"
 MINUTES = "minutes"
 RUN = "Run"
 WHAT = "What is drawn"
-WEIGHTS = (
-    "Weights",
-    "range as in the X/Y/Z plot, for example 0-1.2 [7], 0-1(+0.2) or 0.4, 0.6, 0.9; empty: the preset's",
-)
-SEEDS = ("Seeds per prompt", "how many, or which: 1-5; empty: the preset's")
-PROMPTS = ("Number of prompts", "how many, or which: 1-3, 7; empty: the preset's")
-SUITE = ("Prompt suite", "a shipped one, or the path of a YAML or CSV file")
+# field of a request -> label and help sentence of its control, of those that have a control of their own name
+SCORE_OPTIONS = {one.name: _label(ScoreRequest, one.name) for one in fields(ScoreRequest) if "group" in one.metadata}
+SUITE = _label(ScoreRequest, "suite")
 SUITE_AUTO = "by kind"
-SCORE_TRIGGER = ("Trigger", "empty: from the LoRA")
-SCORE_CLASS = ("Class word for CLIP", "what the trigger is; empty: from the LoRA")
 SAMPLING = "How it is drawn"
-SAMPLER = ("Sampler", "empty: Euler")
-SCHEDULER = ("Schedule type", "empty: Automatic")
-STEPS = ("Sampling steps", "empty: 20")
-CFG = ("CFG scale", "empty: the model's own")
-WIDTH = ("Width", "empty: as in Settings, else the model's own")
-HEIGHT = ("Height", "empty: as in Settings, else the model's own")
-CLIP_SKIP = ("Clip skip", "empty: 1")
-BATCH = ("Pictures at once", "fewer need less memory; empty: as in Settings")
-ENCODER = ("Image encoder", "auto, an open_clip model as NAME/PRETRAINED, or a folder; empty: as in Settings")
 HISTORY = ("History", "runs on disk, the latest first")
 USE_WEIGHT = "Use this weight"
 USE_LORA = ("LoRA to use", "the recommended checkpoint")

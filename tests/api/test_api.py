@@ -16,7 +16,7 @@ from PIL import Image
 from lora_eval.api.routes import PREFIX, create_routes
 from lora_eval.errors import DatasetError
 from lora_eval.files import write_json
-from lora_eval.host.protocol import HostInfo, Job
+from lora_eval.host.protocol import HostInfo, Job, Sampling
 from lora_eval.service.jobs import Handle, JobQueue
 
 LONG = 30.0
@@ -145,8 +145,8 @@ def test_a_path_that_is_none_is_403(site: Any) -> None:
 def test_score_hands_everything_over(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def score(host: Any, loras: Any, out: Any, **rest: Any) -> Any:
-        seen.update(rest, loras=loras, out=out)
+    def score(host: Any, request: Any, out: Any) -> Any:
+        seen.update(vars(request), out=out, sampling=request.sampling(Sampling(width=64, height=64)))
         return SimpleNamespace(verdict="good", checkpoint="a-2", weight=0.8)
 
     monkeypatch.setattr("lora_eval.service.scoring.score", score)

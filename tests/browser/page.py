@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw
 from lora_eval.dataset.folder import read_sidecar
 from lora_eval.errors import LoraEvalError
 from lora_eval.host.protocol import Host, HostInfo, Job, ModelInfo
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.jobs import Handle, JobQueue
-from lora_eval.service.order import ScoreOrder
 from lora_eval.service.training_pictures import Checked, CheckedPicture
 from lora_eval.training.config import make_config, save_config
 from lora_eval.ui.controller import Controller
@@ -125,7 +125,7 @@ class PaperDesk(Controller):
         findings = [dict(zip(names, row, strict=True)) for row in rows]
         return Checked(pictures, findings)
 
-    def score(self, order: ScoreOrder) -> str:
+    def score(self, order: ScoreRequest) -> str:
         self.estimate(order)
         folder = self.host().output_folder / f"{order.loras[0].stem}-scorecard"
 

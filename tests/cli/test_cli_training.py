@@ -13,7 +13,7 @@ from PIL import Image
 from lora_eval.cli import common
 from lora_eval.cli.exits import BAD, FAILED, GOOD
 from lora_eval.errors import ConfigError
-from lora_eval.service import actions
+from lora_eval.service import submit
 from lora_eval.service.jobs import JobQueue
 from lora_eval.training.config import make_config
 from lora_eval.training.watch import read_samples
@@ -136,7 +136,7 @@ def test_a_job_of_the_tab_measures_by_the_settings_encoder(
     embed = pytest.importorskip("lora_eval.encoders.embed")
     monkeypatch.setattr(embed, "load_encoder", lambda name, say=None: Planted(WORSENING))
     queue, host = JobQueue(), FakeHost(tmp_path / "host")
-    state = queue.wait(actions.submit_train(queue, lambda: host, make_config(settings(data))), 120)
+    state = queue.wait(submit.submit_train(queue, lambda: host, make_config(settings(data))), 120)
     assert state is not None and state.status == "finished"
     assert (state.result["stopped"], state.result["steps"]) == ("early", 8)
 

@@ -19,9 +19,9 @@ from lora_eval.dataset import check
 from lora_eval.errors import LoraEvalError
 from lora_eval.i18n import language
 from lora_eval.i18n.language import FOLDER, speak, told
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.jobs import JobQueue, JobState
-from lora_eval.service.order import ScoreOrder
-from lora_eval.ui import order, text
+from lora_eval.ui import request, text
 from lora_eval.ui.controller import Controller
 from tests.fakes_scorecard import FakeHost, make_references
 from tests.report.templates import ERRORS, NOTES, ROOT, in_errors, in_sentences
@@ -229,21 +229,21 @@ MISTAKES: dict[str, Callable[[Controller, Path], Any]] = {
     "preset name": lambda controller, at: controller.save_preset("a:b", {}),
     "settings gone": lambda controller, at: controller.from_file(at / "gone.yaml"),
     "no checkpoint": lambda controller, at: controller.propose(at),
-    "no LoRA": lambda controller, at: controller.score(ScoreOrder([])),
-    "weights": lambda controller, at: controller.score(ScoreOrder([at / "a"], weights="0-")),
-    "weights empty": lambda controller, at: controller.score(ScoreOrder([at / "a"], weights=" ")),
-    "budget": lambda controller, at: controller.score(ScoreOrder([at / "a"], preset="adaptive", budget=2)),
-    "no budget": lambda controller, at: controller.score(ScoreOrder([at / "a"], preset="adaptive", budget=0)),
+    "no LoRA": lambda controller, at: controller.score(ScoreRequest([])),
+    "weights": lambda controller, at: controller.score(ScoreRequest([at / "a"], weights="0-")),
+    "weights empty": lambda controller, at: controller.score(ScoreRequest([at / "a"], weights=" ")),
+    "budget": lambda controller, at: controller.score(ScoreRequest([at / "a"], preset="adaptive", budget=2)),
+    "no budget": lambda controller, at: controller.score(ScoreRequest([at / "a"], preset="adaptive", budget=0)),
     "both budgets": lambda controller, at: controller.score(
-        ScoreOrder([at / "a"], preset="adaptive", budget=90, minutes=9)
+        ScoreRequest([at / "a"], preset="adaptive", budget=90, minutes=9)
     ),
-    "minutes": lambda controller, at: controller.score(ScoreOrder([at / "a"], preset="adaptive", minutes=9)),
-    "suite": lambda controller, at: controller.score(ScoreOrder([at / "a"], suite="none")),
-    "axes": lambda controller, at: order.make_order({"x_axis": "seed", "y_axis": "seed"}, {}),
-    "steps": lambda controller, at: order.make_order({"steps": "0"}, {}),
-    "width": lambda controller, at: order.make_order({"width": "65"}, {}),
-    "cfg": lambda controller, at: order.make_order({"cfg_scale": "-1"}, {}),
-    "LoRA gone": lambda controller, at: order.make_order({"loras": ["gone"]}, {}),
+    "minutes": lambda controller, at: controller.score(ScoreRequest([at / "a"], preset="adaptive", minutes=9)),
+    "suite": lambda controller, at: controller.score(ScoreRequest([at / "a"], suite="none")),
+    "axes": lambda controller, at: request.make_request({"x_axis": "seed", "y_axis": "seed"}, {}),
+    "steps": lambda controller, at: request.make_request({"steps": "0"}, {}),
+    "width": lambda controller, at: request.make_request({"width": "65"}, {}),
+    "cfg": lambda controller, at: request.make_request({"cfg_scale": "-1"}, {}),
+    "LoRA gone": lambda controller, at: request.make_request({"loras": ["gone"]}, {}),
     "one run": lambda controller, at: controller.compare([at]),
     "no run": lambda controller, at: controller.compare([at, at / "empty"]),
     "at": lambda controller, at: controller.use_weight(at, "fox", "much"),

@@ -71,7 +71,7 @@ def in_sentences(path: Path) -> dict[str, int]:
 # whose errors and lines of progress a user of the tabs meets
 ERRORS = (
     *(
-        "service/actions.py",
+        "service/submit.py",
         "dataset/captioning.py",
         "ui/controller.py",
         "service/estimate.py",
@@ -79,7 +79,9 @@ ERRORS = (
         "service/library.py",
         "service/training_pictures.py",
     ),
-    "ui/order.py",
+    "ui/request.py",
+    "scorecard/plan/request.py",
+    "scorecard/plan/presets.py",
     "dataset/captions.py",
     "dataset/encode.py",
     "dataset/folder.py",

@@ -16,7 +16,7 @@ from PIL import Image
 from lora_eval.api.routes import PREFIX, create_routes
 from lora_eval.dataset.captioning import CaptionOrder
 from lora_eval.errors import ConfigError, HostError
-from lora_eval.service import actions
+from lora_eval.service import submit
 from lora_eval.service.jobs import JobQueue, JobState
 from lora_eval.ui.controller import Controller
 from tests.fakes import FakeHost
@@ -73,7 +73,7 @@ def done(queue: JobQueue, id: str) -> JobState:
 def test_the_hosts_interrogator_captions_a_folder_as_a_job(host: Interrogating, folder: Path) -> None:
     queue = JobQueue()
     order = CaptionOrder(trigger="sks", class_word="disc")
-    state = done(queue, actions.submit_caption(queue, lambda: host, folder, order, "BLIP"))
+    state = done(queue, submit.submit_caption(queue, lambda: host, folder, order, "BLIP"))
     assert (state.kind, state.status, state.done, state.total) == ("caption", "finished", 3, 3)
     assert state.result == {"data": str(folder), "changed": 3, "failed": [], "notes": []}
     assert captions(folder) == {name: f"sks disc, a plain {name}" for name in COLOURS}
@@ -83,9 +83,9 @@ def test_the_hosts_interrogator_captions_a_folder_as_a_job(host: Interrogating, 
 def test_what_a_person_wrote_stays_unless_it_is_to_be_made_anew(host: Interrogating, folder: Path) -> None:
     (folder / "0-red.txt").write_text("mine")
     queue = JobQueue()
-    state = done(queue, actions.submit_caption(queue, lambda: host, folder, CaptionOrder(), "BLIP"))
+    state = done(queue, submit.submit_caption(queue, lambda: host, folder, CaptionOrder(), "BLIP"))
     assert state.result["changed"] == 2 and captions(folder)["red"] == "mine"
-    state = done(queue, actions.submit_caption(queue, lambda: host, folder, CaptionOrder(overwrite=True), "BLIP"))
+    state = done(queue, submit.submit_caption(queue, lambda: host, folder, CaptionOrder(overwrite=True), "BLIP"))
     assert state.result["changed"] == 1 and captions(folder)["red"] == "a plain red"
 
 
@@ -104,7 +104,7 @@ def test_captions_made_before_the_end_are_kept(host: Interrogating, folder: Path
 
     host.ask = ask  # type: ignore[assignment]
     queue = JobQueue()
-    id = actions.submit_caption(queue, lambda: host, folder, CaptionOrder(), "BLIP")
+    id = submit.submit_caption(queue, lambda: host, folder, CaptionOrder(), "BLIP")
     if how == "interrupted":
         assert seen.wait(LONG)
         queue.interrupt(id)
@@ -118,17 +118,17 @@ def test_captions_made_before_the_end_are_kept(host: Interrogating, folder: Path
 
 def test_a_captioner_that_is_not_here_is_refused_at_once(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ConfigError, match="nothing called 'BLIP' captions here; choose one of CLIP terms"):
-        actions.submit_caption(JobQueue(), lambda: FakeHost(tmp_path), folder, CaptionOrder(), "BLIP")
+        submit.submit_caption(JobQueue(), lambda: FakeHost(tmp_path), folder, CaptionOrder(), "BLIP")
 
 
 def test_the_desk_offers_the_hosts_first_and_the_terms_always(host: Interrogating, folder: Path) -> None:
     controller = Controller(lambda: host, JobQueue())
-    assert controller.captioners() == ["BLIP", actions.TERMS]
+    assert controller.captioners() == ["BLIP", submit.TERMS]
 
     def nobody() -> Any:
         raise HostError("no host")
 
-    assert Controller(nobody, JobQueue()).captioners() == [actions.TERMS]
+    assert Controller(nobody, JobQueue()).captioners() == [submit.TERMS]
     id = controller.caption(str(folder), "", "BLIP", " sks ", "")
     done(controller.queue, id)
     state = controller.captioning()
@@ -143,7 +143,7 @@ def test_rest(host: Interrogating, folder: Path, tmp_path: Path) -> None:
     app, queue = FastAPI(), JobQueue()
     create_routes(app, lambda: host, queue, None, lambda: [])
     client = TestClient(app)
-    assert client.get(f"{PREFIX}/captioners").json() == ["BLIP", actions.TERMS]
+    assert client.get(f"{PREFIX}/captioners").json() == ["BLIP", submit.TERMS]
     answer = client.post(f"{PREFIX}/caption", json={"data": str(folder), "by": "BLIP", "trigger": "sks"})
     assert answer.status_code == 202
     assert done(queue, answer.json()["id"]).result["changed"] == 3

@@ -14,8 +14,9 @@ from lora_eval.errors import ConfigError
 from lora_eval.scorecard.decision.adaptive import with_budget
 from lora_eval.scorecard.plan.make import make_plan
 from lora_eval.scorecard.plan.plan import AXES
-from lora_eval.service.estimate import ADAPTIVE, NAMES, estimate, parse_axes, settled
-from lora_eval.service.order import ScoreOrder
+from lora_eval.scorecard.plan.presets import ADAPTIVE, NAMES
+from lora_eval.scorecard.plan.request import ScoreRequest, parse_axes
+from lora_eval.service.estimate import estimate, settled
 from tests.fakes_scorecard import FakeHost, make_lora
 
 
@@ -26,13 +27,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[FakeHost, list[Path]
     return FakeHost(root), [make_lora(root / f"fox-step{n}00.safetensors", n / 3, metadata=metadata) for n in (1, 2, 3)]
 
 
-def plan_of(made: tuple[FakeHost, list[Path]], order: ScoreOrder) -> Any:
+def plan_of(made: tuple[FakeHost, list[Path]], order: ScoreRequest) -> Any:
     host, _ = made
     asked = settled(order, None)
-    plan = make_plan(
-        host, asked.loras, preset=asked.preset, weights=asked.weights, seeds=asked.seeds, prompts=asked.prompts,
-        suite=asked.suite, axes=asked.axes,
-    )  # fmt: skip
+    plan = make_plan(host, asked)
     return plan if asked.budget is None else with_budget(plan, asked.budget)
 
 
@@ -45,7 +43,7 @@ def plan_of(made: tuple[FakeHost, list[Path]], order: ScoreOrder) -> Any:
     ],
 )  # fmt: skip
 def test_the_estimate_is_the_number_of_pictures_of_the_plan(made: Any, preset: str, changes: dict[str, Any]) -> None:
-    order = ScoreOrder(made[1], preset=preset, **changes)
+    order = ScoreRequest(made[1], preset=preset, **changes)
     if changes.get("weights") == "0":
         with pytest.raises(ConfigError):
             plan_of(made, order)
@@ -56,7 +54,7 @@ def test_the_estimate_is_the_number_of_pictures_of_the_plan(made: Any, preset: s
 
 @given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 20), st.integers(1, 5000))
 def test_an_adaptive_run_stays_within_its_budget_and_the_grid(loras: int, seeds: int, prompts: int, most: int) -> None:
-    order = ScoreOrder([Path(f"{n}.safetensors") for n in range(loras)], seeds=seeds, prompts=prompts,
+    order = ScoreRequest([Path(f"{n}.safetensors") for n in range(loras)], seeds=seeds, prompts=prompts,
                        preset=ADAPTIVE, suite="character", budget=most)  # fmt: skip
     whole = estimate(replace(order, preset="thorough", budget=None), None).images
     try:
@@ -68,7 +66,7 @@ def test_an_adaptive_run_stays_within_its_budget_and_the_grid(loras: int, seeds:
 
 
 def test_without_a_budget_adaptive_takes_a_third_of_the_thorough_grid(made: Any) -> None:
-    order = ScoreOrder(made[1], preset=ADAPTIVE)
+    order = ScoreRequest(made[1], preset=ADAPTIVE)
     thorough = estimate(replace(order, preset="thorough"), None).images
     assert estimate(order, None).images == settled(order, None).budget == thorough // 3
     assert settled(order, None).preset == "thorough"
@@ -76,7 +74,7 @@ def test_without_a_budget_adaptive_takes_a_third_of_the_thorough_grid(made: Any)
 
 
 def test_the_smallest_budget_that_is_taken_is_the_first_round_of_the_plan(made: Any) -> None:
-    order = ScoreOrder(made[1], preset=ADAPTIVE)
+    order = ScoreRequest(made[1], preset=ADAPTIVE)
     prompts, loras = len(plan_of(made, order).prompts), len(made[1])
     # weight 0 and three weights of every LoRA, with one seed
     first = prompts * (1 + 3 * loras)
@@ -87,7 +85,7 @@ def test_the_smallest_budget_that_is_taken_is_the_first_round_of_the_plan(made: 
 
 
 def test_minutes_become_pictures_by_the_speed_of_the_machine(made: Any) -> None:
-    order = ScoreOrder(made[1], preset=ADAPTIVE, minutes=30)
+    order = ScoreRequest(made[1], preset=ADAPTIVE, minutes=30)
     assert settled(order, 2.0).budget == 900 and settled(order, 2.0).minutes is None
     with pytest.raises(ConfigError, match="first run"):
         estimate(order, None)
@@ -96,7 +94,7 @@ def test_minutes_become_pictures_by_the_speed_of_the_machine(made: Any) -> None:
 @pytest.mark.parametrize("changes", [{"budget": 0}, {"minutes": 0}, {"minutes": -1.0}, {"budget": 900, "minutes": 5.0}])
 def test_a_budget_that_cannot_be_kept_is_one_line(made: Any, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="budget") as caught:
-        estimate(ScoreOrder(made[1], preset=ADAPTIVE, **changes), 1.0)
+        estimate(ScoreRequest(made[1], preset=ADAPTIVE, **changes), 1.0)
     assert "\n" not in str(caught.value)
 
 
@@ -112,7 +110,7 @@ def test_axes_are_two_different_ones() -> None:
 
 
 def test_axes_change_nothing_that_is_drawn(made: Any) -> None:
-    order = ScoreOrder(made[1], preset="quick")
+    order = ScoreRequest(made[1], preset="quick")
     plans = [plan_of(made, replace(order, axes=axes)) for axes in (None, ("seed", "prompt"))]
     assert plans[0].fingerprint == plans[1].fingerprint and plans[0].differences(plans[1]) == []
     assert [plan.axes for plan in plans] == [("weight", "checkpoint"), ("seed", "prompt")]

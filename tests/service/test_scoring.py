@@ -14,6 +14,7 @@ import pytest
 from lora_eval.errors import ConfigError, HostError, Interrupted, RunError
 from lora_eval.scorecard.data import DIMENSIONS
 from lora_eval.scorecard.draw.store import RunFolder
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.scorecard.tables import CELL_COLUMNS, SUMMARY_COLUMNS
 from lora_eval.service.scoring import read_card, report, score
 from tests.fakes_scorecard import FakeEncoder, FakeHost, make_lora, read_json, small_score, tree_hashes
@@ -119,9 +120,20 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_undisturbed_one(whole, tmp
         host = FakeHost(root, interrupt_after=stop)
         with pytest.raises(Interrupted):
             score(
-                host, sorted(root.glob("*.safetensors")), tmp_path / "run", data=root / "data", suite="tiny",
-                weights="0-1 [3]", seeds=2, prompts=3, batch_size=4, encoder=FakeEncoder(), resamples=100,
-            )  # fmt: skip
+                host,
+                ScoreRequest(
+                    sorted(root.glob("*.safetensors")),
+                    data=root / "data",
+                    suite="tiny",
+                    weights="0-1 [3]",
+                    seeds=2,
+                    prompts=3,
+                    batch_size=4,
+                ),
+                tmp_path / "run",
+                encoder=FakeEncoder(),
+                resamples=100,
+            )
     small_score(root, tmp_path / "run")
     assert same_tables(run, tmp_path / "run")
 
@@ -171,9 +183,12 @@ def test_a_lora_without_effect_is_said_so_and_not_scored(whole, tmp_path):
     lora = make_lora(tmp_path / "null.safetensors", 0.0, metadata={"lora_eval_trigger": "zorp"})
     host = FakeHost(root)
     card = score(
-        host, [lora], tmp_path / "run", data=root / "data", suite="tiny", kind="object", weights="0-1 [3]", seeds=2,
-        prompts=3, encoder=FakeEncoder(), resamples=50,
-    )  # fmt: skip
+        host,
+        ScoreRequest([lora], data=root / "data", suite="tiny", kind="object", weights="0-1 [3]", seeds=2, prompts=3),
+        tmp_path / "run",
+        encoder=FakeEncoder(),
+        resamples=50,
+    )
     assert card.checkpoint is None and "no effect" in card.verdict
     assert "equals weight 0: null" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
@@ -181,9 +196,12 @@ def test_a_lora_without_effect_is_said_so_and_not_scored(whole, tmp_path):
 def test_without_references_and_history_it_says_what_is_missing(tmp_path):
     lora = make_lora(tmp_path / "alone" / "mine.safetensors")
     card = score(
-        FakeHost(tmp_path), [lora], tmp_path / "run", suite="tiny", kind="object", trigger="zorp", weights="0-1 [3]",
-        seeds=2, prompts=3, encoder=FakeEncoder(), resamples=50,
-    )  # fmt: skip
+        FakeHost(tmp_path),
+        ScoreRequest([lora], suite="tiny", kind="object", trigger="zorp", weights="0-1 [3]", seeds=2, prompts=3),
+        tmp_path / "run",
+        encoder=FakeEncoder(),
+        resamples=50,
+    )
     for name in ("fidelity", "curve"):
         assert card.dimensions[name].score is None
         assert "name" in card.dimensions[name].reason
@@ -196,7 +214,7 @@ def test_an_encoder_that_cannot_be_had_stops_before_drawing(tmp_path):
     lora = make_lora(tmp_path / "mine.safetensors")
     host = FakeHost(tmp_path)
     with pytest.raises(ConfigError, match="encoder"):
-        score(host, [lora], tmp_path / "run", suite="tiny", encoder=str(tmp_path / "nothing.safetensors"))
+        score(host, ScoreRequest([lora], suite="tiny"), tmp_path / "run", encoder=str(tmp_path / "nothing.safetensors"))
     assert host.calls == []
 
 
@@ -236,9 +254,12 @@ def test_the_history_of_a_published_lora_is_found_under_the_hosts_outputs(whole,
     history.parent.mkdir(parents=True)
     history.write_bytes((root / "history.csv").read_bytes())
     card = score(
-        host, [lora], tmp_path / "run", suite="tiny", kind="object", trigger="zorp", weights="0-1 [3]", seeds=2,
-        prompts=2, encoder=FakeEncoder(), resamples=50,
-    )  # fmt: skip
+        host,
+        ScoreRequest([lora], suite="tiny", kind="object", trigger="zorp", weights="0-1 [3]", seeds=2, prompts=2),
+        tmp_path / "run",
+        encoder=FakeEncoder(),
+        resamples=50,
+    )
     assert card.dimensions["curve"].score is not None
     assert read_json(tmp_path / "run" / "plan.json")["histories"] == {name: str(history)}
 
@@ -256,7 +277,17 @@ def test_a_host_that_fails_leaves_what_was_drawn(whole, tmp_path):
     host.generate = generate
     with pytest.raises(HostError, match="out of memory"):
         score(
-            host, sorted(root.glob("*.safetensors")), tmp_path / "run", data=root / "data", suite="tiny",
-            weights="0-1 [3]", seeds=2, prompts=3, batch_size=4, encoder=FakeEncoder(),
-        )  # fmt: skip
+            host,
+            ScoreRequest(
+                sorted(root.glob("*.safetensors")),
+                data=root / "data",
+                suite="tiny",
+                weights="0-1 [3]",
+                seeds=2,
+                prompts=3,
+                batch_size=4,
+            ),
+            tmp_path / "run",
+            encoder=FakeEncoder(),
+        )
     assert len(list((tmp_path / "run" / "images").glob("*.png"))) == 10

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lora_eval.errors import ConfigError, DatasetError, HostError, RunError
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.jobs import Handle, JobQueue
-from lora_eval.service.order import ScoreOrder
 from lora_eval.ui.controller import Controller
 
 
@@ -200,8 +200,8 @@ def test_interrupt_reaches_the_running_job_of_its_kind(controller: Controller) -
 # -- scorecards --------------------------------------------------------------------------------------
 
 
-def order(**values: Any) -> ScoreOrder:
-    return ScoreOrder(**{"loras": [Path("a.safetensors")], **values})
+def order(**values: Any) -> ScoreRequest:
+    return ScoreRequest(**{"loras": [Path("a.safetensors")], **values})
 
 
 def test_the_estimate_counts_as_the_plan_draws(controller: Controller) -> None:

@@ -11,13 +11,14 @@ import pytest
 pytest.importorskip("gradio")
 
 from lora_eval.errors import ConfigError
+from lora_eval.host.protocol import Sampling
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.estimate import Estimate
 from lora_eval.service.jobs import JobQueue, JobState
-from lora_eval.service.order import ScoreOrder
 from lora_eval.training.config import TrainConfig, make_config, to_dict
 from lora_eval.ui import form, render, score_view, text
 from lora_eval.ui.controller import Controller
-from lora_eval.ui.order import make_order
+from lora_eval.ui.request import make_request
 
 # what a person enters into a control -> what the config then has
 ENTERED: dict[str, tuple[Any, Any]] = {
@@ -77,28 +78,25 @@ def test_a_template_shown_and_read_back_is_the_template(kind: str, low: bool) ->
 
 
 def test_empty_controls_leave_everything_to_the_program() -> None:
-    found = make_order(
+    found = make_request(
         {"loras": ["fox"], "kind": text.FROM_LORA, "suite": text.SUITE_AUTO, "preset": "quick"}, {"fox": Path("f")}
     )
-    assert found == ScoreOrder([Path("f")], preset="quick")
+    assert found == ScoreRequest([Path("f")], preset="quick")
 
 
-def test_filled_controls_become_the_order(tmp_path: Path) -> None:
+def test_filled_controls_become_the_request(tmp_path: Path) -> None:
     values = {
         "loras": ["b", "a"], "kind": "style", "data": str(tmp_path), "preset": "thorough", "weights": "0-1 [6]",
         "seeds": "3", "prompts": "4", "suite": "style", "trigger": "sks", "class_word": "painting", "batch_size": "2",
         "encoder": "auto", "sampler": "Euler a", "scheduler": "Karras", "steps": "12", "cfg_scale": "5.5",
         "width": "512", "height": "768", "clip_skip": "2",
     }  # fmt: skip
-    found = make_order(values, {"a": Path("a"), "b": Path("b")})
+    found = make_request(values, {"a": Path("a"), "b": Path("b")})
     assert found.loras == [Path("b"), Path("a")]
     assert (found.data, found.kind, found.preset, found.weights) == (tmp_path, "style", "thorough", "0-1 [6]")
     assert (found.seeds, found.prompts, found.suite, found.trigger) == (3, 4, "style", "sks")
     assert (found.class_word, found.batch_size, found.encoder) == ("painting", 2, "auto")
-    assert found.sampling == {
-        "sampler": "Euler a", "scheduler": "Karras", "steps": 12, "cfg_scale": 5.5, "width": 512, "height": 768,
-        "clip_skip": 2,
-    }  # fmt: skip
+    assert found.sampling(Sampling()) == Sampling("Euler a", "Karras", 12, 5.5, 512, 768, 2)
 
 
 @pytest.mark.parametrize(
@@ -116,12 +114,12 @@ def test_filled_controls_become_the_order(tmp_path: Path) -> None:
 )
 def test_a_value_that_cannot_be_names_its_control(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name if name != "data" else "folder"):
-        make_order({"loras": ["a"], name: value}, {"a": Path("a")})
+        make_request({"loras": ["a"], name: value}, {"a": Path("a")})
 
 
 def test_a_lora_that_is_gone_is_named() -> None:
     with pytest.raises(ConfigError, match="fox is not there"):
-        make_order({"loras": ["fox"]}, {})
+        make_request({"loras": ["fox"]}, {})
 
 
 # -- what is shown -------------------------------------------------------------------------------------
@@ -197,9 +195,9 @@ def test_every_text_of_the_built_tabs_is_in_one_place_and_every_control_has_an_i
 # -- axes and budget -----------------------------------------------------------------------------------
 
 
-def entered_order(**values: Any) -> ScoreOrder:
+def entered_order(**values: Any) -> ScoreRequest:
     loras = {name: Path(f"{name}.safetensors") for name in ("fox-000100", "fox-000200", "fox-000300")}
-    return make_order({"loras": list(loras), **values}, loras)
+    return make_request({"loras": list(loras), **values}, loras)
 
 
 def test_what_is_entered_at_an_axis_wins_over_the_control_of_that_name() -> None:

@@ -1,12 +1,11 @@
-"""A plan made of what was asked for; the rest comes from the preset, the LoRA's metadata and the host."""
+"""A plan made from a request; what was not requested comes from the preset, the LoRA's metadata and the host."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from lora_eval.errors import ConfigError
 from lora_eval.host.protocol import Host, ModelInfo, Sampling
@@ -14,104 +13,63 @@ from lora_eval.host.shipped import is_shipped_model
 from lora_eval.scorecard.data import KINDS, Prompt
 from lora_eval.scorecard.plan.checkpoints import read_loras, slug
 from lora_eval.scorecard.plan.plan import DEFAULT_AXES, DEFAULT_BATCH, Plan, check_axes
+from lora_eval.scorecard.plan.presets import PRESETS
 from lora_eval.scorecard.plan.ranges import parse_range
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.scorecard.plan.suites import load_suite
 
 FIRST_SEED = 1
 
 
-@dataclass(frozen=True)
-class Preset:
-    """How much is drawn. ``prompts`` counts from the top of the suite."""
+def make_plan(host: Host, request: ScoreRequest) -> Plan:
+    """Fill in what was not requested, from the preset, the LoRA's metadata and the host.
 
-    prompts: int
-    seeds: int
-    weights: str
-
-    def images(self, checkpoints: int = 1, prompts: int | None = None) -> int:
-        """Number of pictures for so many checkpoints; weight 0 is drawn once for all."""
-        weights = parse_range(self.weights)
-        pairs = (self.prompts if prompts is None else min(prompts, self.prompts)) * self.seeds
-        return pairs * (1 + checkpoints * sum(weight != 0 for weight in weights))
-
-
-PRESETS = {
-    "quick": Preset(prompts=6, seeds=4, weights="0-1.2 [5]"),
-    "standard": Preset(prompts=12, seeds=5, weights="0-1.2 [7]"),
-    "thorough": Preset(prompts=20, seeds=8, weights="0-1.4 [8]"),
-}
-
-
-def make_plan(
-    host: Host,
-    loras: Sequence[Path | str],
-    *,
-    kind: str | None = None,
-    suite: str | Path | None = None,
-    preset: str = "standard",
-    weights: str | Sequence[float] | None = None,
-    seeds: int | Sequence[int] | None = None,
-    prompts: int | Sequence[int] | None = None,
-    trigger: str | None = None,
-    class_word: str | None = None,
-    sampling: Sampling | None = None,
-    batch_size: int | None = None,
-    axes: Sequence[str] | None = None,
-    encoder: str = "auto",
-    references: dict[str, Any] | None = None,
-    histories: dict[str, str] | None = None,
-) -> Plan:
-    """Fill in what was not said, from the preset, the LoRA's metadata and the host.
+    The checkpoints may be listed in any order; they are drawn by step, then name. Weight 0 is added where it is
+    missing. Seeds that are given as a number begin at ``FIRST_SEED``. A number of prompts counts from the top of the
+    suite; None is the preset's number, or the whole of a user's own suite.
 
     Args:
-        loras: the checkpoints, in any order; they are drawn by step, then name.
-        weights: range syntax or numbers; 0 is added where missing.
-        seeds: how many (from ``FIRST_SEED``) or which.
-        prompts: how many of the suite's, or which, counted from 1; None is the preset's number, a user's own
-            suite whole.
-        axes: two of AXES, across and down, for the map of the pictures; they change nothing that is drawn.
+        host: who draws; its model and native size are asked.
+        request: what is requested; ``data``, ``out``, ``encoder``, ``budget`` and ``minutes`` are not part of a plan.
 
     Raises:
         ConfigError: kind, preset, weights, seeds, prompts, axes or suite cannot be used.
         LoraFileError: a LoRA is missing or no safetensors file, or two share a name.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f'preset "{preset}" is none of {", ".join(PRESETS)}')
-    chosen = PRESETS[preset]
-    planned, metadata = read_loras(loras)
+    if request.preset not in PRESETS:
+        raise ConfigError(f'preset "{request.preset}" is none of {", ".join(PRESETS)}')
+    chosen = PRESETS[request.preset]
+    planned, metadata = read_loras(request.loras)
     model = host.model()
-    kind = kind or metadata.get("lora_eval_kind") or "character"
+    kind = request.kind or metadata.get("lora_eval_kind") or "character"
     if kind not in KINDS:
         raise ConfigError(f'kind "{kind}" is none of {", ".join(KINDS)}')
+    trigger, class_word = request.trigger, request.class_word
     if trigger is None:
         trigger = metadata.get("lora_eval_trigger") or metadata.get("modelspec.trigger_phrase", "")
     class_word = metadata.get("lora_eval_class_word", "") if class_word is None else class_word
     tiny = is_shipped_model(model)
-    suite_name = suite or (("tiny-style" if kind == "style" else "tiny") if tiny else kind)
-    if prompts is None and not (suite is not None and Path(str(suite)).suffix):
+    suite_name = request.suite or (("tiny-style" if kind == "style" else "tiny") if tiny else kind)
+    prompts = request.prompts
+    if prompts is None and not (request.suite is not None and Path(str(request.suite)).suffix):
         prompts = chosen.prompts
-    if sampling is None:
-        sampling = default_sampling(host)
     plan = Plan(
         run="",
         host=host.info(),
         model=_model_json(model),
         loras=planned,
-        weights=_weights(chosen.weights if weights is None else weights),
+        weights=_weights(chosen.weights if request.weights is None else request.weights),
         prompts=_prompts(suite_name, trigger, class_word, prompts),
-        seeds=_seeds(chosen.seeds if seeds is None else seeds),
-        sampling=sampling,
+        seeds=_seeds(chosen.seeds if request.seeds is None else request.seeds),
+        sampling=request.sampling(default_sampling(host)),
         kind=kind,
         suite=str(suite_name),
-        preset=preset,
+        preset=request.preset,
         trigger=trigger,
         class_word=class_word,
-        batch_size=batch_size or DEFAULT_BATCH,
-        encoder=encoder,
-        references=dict(references or {}),
-        histories=dict(histories or {}),
+        batch_size=request.batch_size or DEFAULT_BATCH,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        axes=check_axes(DEFAULT_AXES if axes is None else axes),
+        axes=check_axes(DEFAULT_AXES if request.axes is None else request.axes),
     )
     return replace(plan, run=f"{slug(planned[-1].series)}-{plan.fingerprint[:8]}")
 

@@ -19,6 +19,7 @@ from lora_eval.scorecard.dimensions.measure import measure
 from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.plan.checkpoints import PlannedLora
 from lora_eval.scorecard.plan.plan import Part, Plan, Round
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.scoring import report, score
 from tests.fakes_scorecard import FakeEncoder, FakeHost, small_score, tree_hashes
 from tests.scorecard.synthetic_run import kept, make_run
@@ -250,8 +251,20 @@ def test_an_adaptive_run_is_resumed_and_reported_to_the_same_bytes(tmp_path: Pat
     for calls in (2, 9, 12):
         host = FakeHost(tmp_path, interrupt_after=calls)
         with contextlib.suppress(Interrupted):
-            score(host, sorted(tmp_path.glob("*.safetensors")), out, data=tmp_path / "data", suite="tiny", prompts=3,
-                  batch_size=4, encoder=FakeEncoder(), resamples=100, **SWEEP)  # fmt: skip
+            score(
+                host,
+                ScoreRequest(
+                    sorted(tmp_path.glob("*.safetensors")),
+                    data=tmp_path / "data",
+                    suite="tiny",
+                    prompts=3,
+                    batch_size=4,
+                    **SWEEP,
+                ),
+                out,
+                encoder=FakeEncoder(),
+                resamples=100,
+            )
     small_score(tmp_path, out, **SWEEP)
     assert RunFolder(out).read_plan().rounds == plan.rounds
     for name in ("cells.csv", "summary.csv"):

@@ -12,6 +12,7 @@ from lora_eval.host.protocol import Job
 from lora_eval.scorecard.draw.draw import draw
 from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.plan.make import make_plan
+from lora_eval.scorecard.plan.request import ScoreRequest
 from tests.fakes_scorecard import FakeHost, make_lora, tree_hashes
 
 
@@ -25,14 +26,9 @@ def plan(host, tmp_path):
     loras = [make_lora(tmp_path / f"mine-step{n}.safetensors", n / 2) for n in (1, 2)]
     return make_plan(
         host,
-        loras,
-        kind="object",
-        suite="tiny",
-        weights="0-1 [3]",
-        seeds=2,
-        prompts=3,
-        trigger="zorp",
-        batch_size=4,
+        ScoreRequest(
+            loras, kind="object", suite="tiny", weights="0-1 [3]", seeds=2, prompts=3, trigger="zorp", batch_size=4
+        ),
     )
 
 
@@ -139,7 +135,7 @@ def test_an_interrupt_keeps_what_is_done_and_goes_on_from_there(host, plan, tmp_
 
 def test_a_lora_that_changes_nothing_is_reported_with_the_layers_the_host_confirms(host, tmp_path):
     loras = [make_lora(tmp_path / "works.safetensors"), make_lora(tmp_path / "null.safetensors", 0.0)]
-    plan = make_plan(host, loras, kind="object", suite="tiny", weights="0.5, 1", seeds=1, prompts=2)
+    plan = make_plan(host, ScoreRequest(loras, kind="object", suite="tiny", weights="0.5, 1", seeds=1, prompts=2))
     host.layers = 7
     for _ in range(2):  # the answer does not depend on drawing now or then
         assert run(host, plan, tmp_path / "run")[0].without_effect == {"null": 7}

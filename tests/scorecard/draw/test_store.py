@@ -18,13 +18,16 @@ from lora_eval.host.infotext import read_png
 from lora_eval.host.protocol import Drawn
 from lora_eval.scorecard.draw.store import RunFolder, is_whole_png
 from lora_eval.scorecard.plan.make import make_plan
+from lora_eval.scorecard.plan.request import ScoreRequest
 from tests.fakes_scorecard import FakeHost, make_lora
 
 
 @pytest.fixture
 def plan(tmp_path):
     lora = make_lora(tmp_path / "a.safetensors")
-    return make_plan(FakeHost(tmp_path), [lora], suite="tiny", kind="object", weights="1", seeds=1, prompts=1)
+    return make_plan(
+        FakeHost(tmp_path), ScoreRequest([lora], suite="tiny", kind="object", weights="1", seeds=1, prompts=1)
+    )
 
 
 @pytest.fixture
@@ -65,12 +68,7 @@ def test_a_plan_is_stored_once_and_guards_the_folder(plan, folder, tmp_path):
     folder.save_image(plan.cells()[0], Drawn(picture(), ""))
     other = make_plan(
         FakeHost(tmp_path),
-        [plan.loras[0].path],
-        suite="tiny",
-        kind="object",
-        weights="0.5",
-        seeds=1,
-        prompts=1,
+        ScoreRequest([plan.loras[0].path], suite="tiny", kind="object", weights="0.5", seeds=1, prompts=1),
     )
     with pytest.raises(RunError, match="weights"):
         folder.agree(other)

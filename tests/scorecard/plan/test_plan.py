@@ -13,6 +13,7 @@ from lora_eval.host.protocol import Sampling
 from lora_eval.scorecard.plan.checkpoints import read_loras, slug
 from lora_eval.scorecard.plan.make import PRESETS, make_plan
 from lora_eval.scorecard.plan.plan import Plan
+from lora_eval.scorecard.plan.request import ScoreRequest
 from tests.fakes_scorecard import FakeHost, make_lora
 
 
@@ -24,15 +25,17 @@ def plan(tmp_path):
     ]
     return make_plan(
         FakeHost(tmp_path),
-        loras,
-        kind="object",
-        suite="tiny",
-        preset="quick",
-        weights="0-1 [3]",
-        seeds=2,
-        prompts=3,
-        trigger="zorp",
-        class_word="shape",
+        ScoreRequest(
+            loras,
+            kind="object",
+            suite="tiny",
+            preset="quick",
+            weights="0-1 [3]",
+            seeds=2,
+            prompts=3,
+            trigger="zorp",
+            class_word="shape",
+        ),
     )
 
 
@@ -123,13 +126,13 @@ def test_another_schema_or_a_broken_plan_is_one_line(plan):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_say_how_many_images(tmp_path, name):
     lora = make_lora(tmp_path / "a.safetensors")
-    plan = make_plan(FakeHost(tmp_path), [lora], preset=name)
+    plan = make_plan(FakeHost(tmp_path), ScoreRequest([lora], preset=name))
     assert len(plan) == PRESETS[name].images(1)
     assert plan.sampling.width == 64
 
 
 def test_zero_is_always_among_the_weights_and_they_are_sorted(tmp_path):
-    plan = make_plan(FakeHost(tmp_path), [make_lora(tmp_path / "a.safetensors")], weights="0.9, 0.4")
+    plan = make_plan(FakeHost(tmp_path), ScoreRequest([make_lora(tmp_path / "a.safetensors")], weights="0.9, 0.4"))
     assert plan.weights == (0.0, 0.4, 0.9)
 
 
@@ -147,7 +150,7 @@ def test_zero_is_always_among_the_weights_and_they_are_sorted(tmp_path):
 )
 def test_bad_settings_are_one_line(tmp_path, given, says):
     with pytest.raises(ConfigError, match=says):
-        make_plan(FakeHost(tmp_path), [make_lora(tmp_path / "a.safetensors")], **given)
+        make_plan(FakeHost(tmp_path), ScoreRequest([make_lora(tmp_path / "a.safetensors")], **given))
 
 
 def test_steps_come_from_metadata_or_from_a_step_in_the_name_not_from_an_epoch(tmp_path):

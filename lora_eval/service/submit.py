@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lora_eval.errors import ConfigError, HostError, Interrupted, RunError
 from lora_eval.host.current import current_settings
-from lora_eval.host.protocol import Host, Job, Sampling
+from lora_eval.host.protocol import Host, Job
 from lora_eval.i18n.language import speak
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.jobs import Handle, JobQueue
 from lora_eval.service.library import run_roots
-from lora_eval.service.order import ScoreOrder
 
 if TYPE_CHECKING:
     from lora_eval.dataset.captioning import CaptionOrder
@@ -66,7 +66,7 @@ def submit_train(queue: JobQueue, host: HostGetter, config: TrainConfig, resume:
     return queue.submit("train", config.run_name(), run, resumable=True)
 
 
-def submit_score(queue: JobQueue, host: HostGetter, asked: ScoreOrder) -> str:
+def submit_score(queue: JobQueue, host: HostGetter, asked: ScoreRequest) -> str:
     """Put a scorecard run in line; returns the job's id. Raises HostError when no LoRA is named."""
     if not asked.loras:
         raise HostError("no LoRA is chosen; name at least one")
@@ -80,35 +80,22 @@ def submit_score(queue: JobQueue, host: HostGetter, asked: ScoreOrder) -> str:
         holder, settings = host(), current_settings()
         model = _model(handle, holder)
         each = estimate.seconds_each(holder.output_folder, asked) if asked.minutes is not None else None
-        order = estimate.settled(asked, each, estimate.is_tiny(holder))
-        # minutes are counted in pictures once: the speed may be another when the run is gone on with
-        order = replace(order, budget=handle.result.get("budget", order.budget))
+        request = estimate.settled(asked, each, estimate.is_tiny(holder))
+        # minutes are counted in pictures once: the speed may be another when the run is continued
+        request = replace(
+            request,
+            budget=handle.result.get("budget", request.budget),
+            batch_size=request.batch_size or settings.batch_size,
+            encoder=request.encoder or settings.encoder,
+        )
         known = handle.result.get("folder")
-        out = Path(known) if known else order.out or new_score_folder(holder.output_folder, order.loras)
-        # known from the start, so that an interrupted run can be found and gone on with
+        out = Path(known) if known else request.out or new_score_folder(holder.output_folder, request.loras)
+        # known from the start, so that an interrupted run can be found and continued
         handle.result = {"folder": str(out), "run": out.name, "model": model}
-        if order.budget is not None:
-            handle.result["budget"] = order.budget
+        if request.budget is not None:
+            handle.result["budget"] = request.budget
         with speak(settings.language):
-            card = score(
-                cast(Host, _Followed(holder, handle)),
-                order.loras,
-                out,
-                data=order.data,
-                weights=order.weights,
-                seeds=order.seeds,
-                prompts=order.prompts,
-                suite=order.suite,
-                preset=order.preset,
-                kind=order.kind,
-                trigger=order.trigger,
-                class_word=order.class_word,
-                sampling=_sampling(holder, order.sampling),
-                batch_size=order.batch_size or settings.batch_size,
-                encoder=order.encoder or settings.encoder,
-                budget=order.budget,
-                axes=order.axes,
-            )
+            card = score(cast(Host, _Followed(holder, handle)), request, out)
         found = {"verdict": card.verdict, "recommended": {"checkpoint": card.checkpoint, "weight": card.weight}}
         return {**handle.result, **found}
 
@@ -156,14 +143,6 @@ def new_score_folder(output: Path, loras: Sequence[Path]) -> Path:
 def slug(text: str) -> str:
     """``text`` as a part of a path."""
     return re.sub(r"[^\w.-]+", "_", text).strip("._") or "lora"
-
-
-def _sampling(host: Host, given: Mapping[str, Any]) -> Sampling | None:
-    """The values given over the host's native size; None when none are."""
-    if not given:
-        return None
-    width, height = host.native_size()
-    return Sampling(**{"width": width, "height": height, **given})
 
 
 def captioners(host: Host) -> list[str]:

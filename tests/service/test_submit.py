@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from lora_eval.host.protocol import Job
-from lora_eval.service.actions import submit_score, submit_train
+from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.jobs import FINISHED, PAUSED, JobQueue, JobState
-from lora_eval.service.order import ScoreOrder
+from lora_eval.service.submit import submit_score, submit_train
 from lora_eval.training.config import make_config
 from lora_eval.training.result import TrainResult
 
@@ -79,7 +79,7 @@ def test_a_scorecard_goes_on_in_its_folder_on_its_model(
 
     monkeypatch.setattr("lora_eval.service.scoring.score", score)
     jobs = JobQueue()
-    id = submit_score(jobs, lambda: host, ScoreOrder([tmp_path / "cat.safetensors"]))  # type: ignore[arg-type, return-value]
+    id = submit_score(jobs, lambda: host, ScoreRequest([tmp_path / "cat.safetensors"]))  # type: ignore[arg-type, return-value]
     state = waits_for_its_model(jobs, id, host)
     assert state.status == FINISHED and state.result["verdict"] == "fine"
     assert folders == [tmp_path / "cat-scorecard"] * 2
