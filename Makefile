@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-only test-slow test-pins test-browser browser-ready lint bench structure screenshots clean
+.PHONY: help demo test test-only test-slow test-pins test-browser browser-ready lint bench structure gpu-check gpu-wheels screenshots clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -89,6 +89,12 @@ $(BROWSER)/.ready:
 	$(BROWSER)/bin/python -m pip install --quiet --upgrade pip
 	$(BROWSER)/bin/python -m pip install --quiet playwright pytest
 	touch $@
+
+gpu-check: ## works and how fast on this machine's GPU, in the current Python (8 minutes; needs ".[standalone,dev]")
+	python3 -m benchmarks gpu_check
+
+gpu-wheels: ## collect in .whl what a machine with torch, transformers and peft but no network lacks
+	tools/gpu_wheels.sh .whl
 
 structure: $(VENV)/.ready ## how the package is built, in numbers
 	$(VENV)/bin/python -m tools.structure
