@@ -37,7 +37,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-LEVEL = 0.95
+from lora_eval.statistics.intervals import LEVEL, t_quantile, wilson
+
 CLUSTERS_NEEDED = 4
 
 
@@ -222,61 +223,6 @@ def _stretch(size: int, freedom: int) -> float:
     return math.sqrt(size / (size - 1)) * t_quantile(0.975, freedom) / NormalDist().inv_cdf(0.975)
 
 
-def t_quantile(p: float, freedom: int) -> float:
-    """Quantile of Student's t (Hill, CACM 13, 1970, algorithm 396); error below 1e-4 for p in [.5, 1).
-
-    Raises:
-        ValueError: ``p`` outside (0, 1) or ``freedom`` < 1.
-    """
-    if not 0.0 < p < 1.0 or freedom < 1:
-        raise ValueError("p must be in (0, 1) and freedom at least 1")
-    if p < 0.5:
-        return -t_quantile(1.0 - p, freedom)
-    n, tail = float(freedom), 2.0 * (1.0 - p)
-    if freedom == 1:
-        return math.tan(math.pi * (p - 0.5))
-    if freedom == 2:
-        return math.sqrt(2.0 / (tail * (2.0 - tail)) - 2.0)
-    if tail >= 1.0:
-        return 0.0
-    a = 1.0 / (n - 0.5)
-    b = (48.0 / a) / a
-    c = ((20700.0 * a / b - 98.0) * a - 16.0) * a + 96.36
-    d = ((94.5 / (b + c) - 3.0) / b + 1.0) * math.sqrt(a * math.pi / 2.0) * n
-    y = (d * tail) ** (2.0 / n)
-    if y > 0.05 + a:
-        x = NormalDist().inv_cdf(tail / 2.0)
-        y = x * x
-        if freedom < 5:
-            c += 0.3 * (n - 4.5) * (x + 0.6)
-        c = (((0.05 * d * x - 5.0) * x - 7.0) * x - 2.0) * x + b + c
-        y = (((((0.4 * y + 6.3) * y + 36.0) * y + 94.5) / c - y - 3.0) / b + 1.0) * x
-        y = math.expm1(a * y * y)
-    else:
-        y = ((1.0 / (((n + 6.0) / (n * y) - 0.089 * d - 0.822) * (n + 2.0) * 3.0) + 0.5 / (n + 4.0)) * y - 1.0) * (
-            n + 1.0
-        ) / (n + 2.0) + 1.0 / y
-    return math.sqrt(n * y)
-
-
-def wilson(successes: float, trials: float, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of a rate (Wilson, JASA 22, 1927), inside [0, 1] also for 0 and all successes.
-
-    Trials that are not independent count as fewer, so neither number need be whole.
-
-    Raises:
-        ValueError: no trials, or successes outside 0..trials.
-    """
-    if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"a rate needs 0 <= successes <= trials, trials >= 1, got {successes} of {trials}")
-    z = NormalDist().inv_cdf(0.5 + level / 2.0)
-    rate = successes / trials
-    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    # exactly 0 and 1 at the ends, where rounding would leave the rate outside its own interval
-    return (max(0.0, centre - half) if successes else 0.0), (min(1.0, centre + half) if successes < trials else 1.0)
-
-
 def balanced_means(values: np.ndarray) -> np.ndarray:
     """Means of conditions that were not all drawn for the same prompts and seeds, as if they had been.
 
@@ -314,105 +260,3 @@ def _connected(there: np.ndarray) -> np.ndarray:
     for _ in range(len(there).bit_length()):
         linked = linked @ linked
     return linked
-
-
-def sign_flip_test(differences: np.ndarray, resamples: int = 1000, seed: int = 0) -> float:
-    """Two-sided p that paired differences have mean zero (Fisher's randomisation test).
-
-    Args:
-        differences: (P, M) per prompt and seed, or (n,); NaN ignored. Signs flip prompt by prompt
-            when there are at least six prompts (seeds of a prompt are not independent), else picture
-            by picture. Up to 12 units every sign pattern is tried, which makes p exact.
-
-    Returns:
-        p in (0, 1]; NaN without differences.
-    """
-    differences = np.asarray(differences, dtype=np.float64)
-    valid = np.isfinite(differences)
-    if differences.ndim == 2 and valid.any(axis=1).sum() >= 6:
-        units = np.where(valid, differences, 0.0).sum(axis=1)[valid.any(axis=1)]
-    else:
-        units = differences[valid]
-    count = units.size
-    if count == 0:
-        return math.nan
-    if count <= 12:
-        patterns = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
-        totals = np.abs((2.0 * patterns - 1.0) @ units)
-        return float(np.mean(totals >= abs(units.sum()) * (1 - 1e-12) - 1e-300))
-    signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(resamples, count))
-    totals = np.abs(signs @ units)
-    return float((1 + np.sum(totals >= abs(units.sum()) * (1 - 1e-12))) / (1 + resamples))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values that keep the family-wise error (Holm, Scand. J. Stat. 6, 1979); NaN stays."""
-    p = np.asarray(p_values, dtype=np.float64)
-    adjusted = np.full(p.shape, np.nan)
-    order = [int(i) for i in np.argsort(p, kind="stable") if np.isfinite(p[i])]
-    running = 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * float(p[index])))
-        adjusted[index] = running
-    return [float(value) for value in adjusted]
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1 along the last axis, ties averaged; NaN-free input (..., n)."""
-    values = np.asarray(values, dtype=np.float64)
-    below = (values[..., None, :] < values[..., :, None]).sum(axis=-1)
-    equal = (values[..., None, :] == values[..., :, None]).sum(axis=-1)
-    return below + (equal + 1) / 2.0
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation along the last axis; ``x`` (n,) or like ``y`` (..., n).
-
-    Returns:
-        Values in [-1, 1], shape ``y.shape[:-1]``; NaN where one side is constant, or has a NaN or n < 3.
-    """
-    y = np.asarray(y, dtype=np.float64)
-    x = np.broadcast_to(np.asarray(x, dtype=np.float64), y.shape)
-    if y.shape[-1] < 3:
-        return np.full(y.shape[:-1], np.nan)
-    rx, ry = ranks(x), ranks(y)
-    rx, ry = rx - rx.mean(axis=-1, keepdims=True), ry - ry.mean(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rho = (rx * ry).sum(axis=-1) / np.sqrt((rx**2).sum(axis=-1) * (ry**2).sum(axis=-1))
-    bad = ~(np.isfinite(x).all(axis=-1) & np.isfinite(y).all(axis=-1))
-    return np.where(bad, np.nan, np.clip(rho, -1.0, 1.0))
-
-
-def theil_sen(x: np.ndarray, y: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
-    """Median of the pairwise slopes and its interval (Sen, JASA 63, 1968): (slope, low, high).
-
-    The interval inverts Kendall's test, so a third of wild points does not move it. NaN triple below
-    three points or when all x are equal.
-    """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    kept = np.isfinite(x) & np.isfinite(y)
-    x, y = x[kept], y[kept]
-    n = x.size
-    if n < 3:
-        return math.nan, math.nan, math.nan
-    i, j = np.triu_indices(n, 1)
-    apart = x[i] != x[j]
-    if not apart.any():
-        return math.nan, math.nan, math.nan
-    slopes = np.sort((y[j] - y[i])[apart] / (x[j] - x[i])[apart])
-    half = NormalDist().inv_cdf(0.5 + level / 2.0) * math.sqrt(n * (n - 1) * (2 * n + 5) / 18.0)
-    lower = int(np.clip(math.floor((slopes.size - half) / 2.0), 0, slopes.size - 1))
-    upper = int(np.clip(math.ceil((slopes.size + half) / 2.0), 0, slopes.size - 1))
-    return float(np.median(slopes)), float(slopes[lower]), float(slopes[upper])
-
-
-def robust_z(values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """Modified z-score (Iglewicz and Hoaglin, 1993): (x - median) / (1.4826 MAD); NaN ignored.
-
-    A spread of zero gives 0 for the median and infinity for everything else.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        off = values - np.nanmedian(values, axis=axis, keepdims=True)
-        spread = 1.4826 * np.nanmedian(np.abs(off), axis=axis, keepdims=True)
-        return np.where(off == 0, 0.0, off / spread)

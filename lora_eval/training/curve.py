@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_eval.statistics.bootstrap import theil_sen
+from lora_eval.statistics.ranks import theil_sen
 from lora_eval.training.unrest import Series, blocks, restless, running, swings, validation_noise
 
 STATES = ("converged", "still falling", "flat", "oscillating", "diverged", "overfit", "too short")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_eval.statistics import bootstrap as s
+from lora_eval.statistics.intervals import wilson
 
 
 def coverage(prompts: int, seeds: int, between: float, within: float, datasets: int = 1500) -> float:
@@ -166,44 +164,20 @@ def test_resample_refuses_shapes_and_counts_that_make_no_sense() -> None:
         s.resample(np.zeros((2, 2)), resamples=0)
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 7, 10, 30, 200])
-@pytest.mark.parametrize("p", [0.55, 0.9, 0.975, 0.995])
-def test_t_quantile_agrees_with_scipy(p: float, freedom: int) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    assert s.t_quantile(p, freedom) == pytest.approx(stats.t.ppf(p, freedom), abs=1e-3)
-    assert s.t_quantile(1 - p, freedom) == pytest.approx(-s.t_quantile(p, freedom))
-
-
-def test_t_quantile_known_values() -> None:
-    assert s.t_quantile(0.975, 5) == pytest.approx(2.5706, abs=1e-4)
-    assert s.t_quantile(0.975, 1) == pytest.approx(12.7062, abs=1e-4)
-    with pytest.raises(ValueError, match="freedom"):
-        s.t_quantile(0.975, 0)
-
-
-def test_wilson_known_values() -> None:
-    """Newcombe, Stat. Med. 17 (1998), table I, method 3: 81 of 263 and 0 of 20."""
-    assert s.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert s.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert s.wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=1e-4)
-    with pytest.raises(ValueError, match="trials"):
-        s.wilson(0, 0)
-
-
 def test_shares_of_independent_pictures_have_wilsons_interval() -> None:
     """Every prompt and every seed holds as many hits: nothing says that pictures of one of them agree."""
     hits = np.array([[1.0, 0.0], [0.0, 1.0]] * 3)
     low, high = s.resample(hits, 400).share_interval()
-    assert (float(low), float(high)) == pytest.approx(s.wilson(6, 12))
+    assert (float(low), float(high)) == pytest.approx(wilson(6, 12))
     low, high = s.resample(np.ones((8, 4)), 400).share_interval()
-    assert (float(low), float(high)) == pytest.approx(s.wilson(32, 32))
+    assert (float(low), float(high)) == pytest.approx(wilson(32, 32))
 
 
 def test_shares_that_prompts_agree_on_count_as_fewer_pictures() -> None:
     whole = np.repeat([[1.0], [0.0]], 4, axis=0) * np.ones(4)
     low, high = s.resample(whole, 4000).share_interval()
     # eight prompts of all or nothing are eight trials, less what their number costs
-    few, many = s.wilson(4, 8), s.wilson(16, 32)
+    few, many = wilson(4, 8), wilson(16, 32)
     assert low < few[0] + 0.02 < many[0] and high > few[1] - 0.02 > many[1]
 
 
@@ -228,13 +202,6 @@ def test_draws_of_what_is_always_positive_stay_so_and_small_ones_hardly_change()
     assert np.array_equal(found.estimate, plain.estimate)
     steady = s.resample(1.0 + 0.01 * rng.normal(size=(8, 4)), 500)
     assert np.allclose(steady.positive().samples, steady.samples, atol=2e-3)
-
-
-@given(st.integers(1, 200), st.floats(0, 1))
-def test_wilson_holds_the_rate_and_stays_in_range(trials: int, share: float) -> None:
-    successes = round(share * trials)
-    low, high = s.wilson(successes, trials)
-    assert 0.0 <= low <= successes / trials <= high <= 1.0
 
 
 def with_dummies(values: np.ndarray) -> np.ndarray:
@@ -278,77 +245,3 @@ def test_conditions_that_share_no_picture_keep_the_level_of_their_own() -> None:
     assert s.balanced_means(values[:2]) == pytest.approx([first, second])
     alone = s.balanced_means(np.stack([one, values[2]]))
     assert alone == pytest.approx([0.85, 0.2])
-
-
-def test_sign_flip_is_exact_for_few_prompts() -> None:
-    """Five positive differences: two of 32 sign patterns are as far out."""
-    assert s.sign_flip_test(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 32)
-    assert s.sign_flip_test(np.array([1.0, -1.0])) == 1.0
-    assert math.isnan(s.sign_flip_test(np.array([np.nan])))
-
-
-def test_sign_flip_agrees_with_enumeration() -> None:
-    rng = np.random.default_rng(3)
-    x = rng.normal(0.4, 1, size=9)
-    totals = [
-        abs(sum(sign * v for sign, v in zip(signs, x, strict=True))) for signs in itertools.product((-1, 1), repeat=9)
-    ]
-    expected = np.mean(np.array(totals) >= abs(x.sum()) - 1e-12)
-    assert s.sign_flip_test(x) == pytest.approx(expected)
-
-
-def test_sign_flip_rejects_at_its_level_when_seeds_resemble_each_other() -> None:
-    rng = np.random.default_rng(8)
-    rejected = 0
-    for _ in range(300):
-        data = rng.normal(size=(8, 1)) + 0.3 * rng.normal(size=(8, 4))
-        rejected += s.sign_flip_test(data) <= 0.05
-    assert rejected / 300 < 0.09
-
-
-def test_holm_known_values() -> None:
-    assert s.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    adjusted = s.holm([0.5, float("nan"), 0.9])
-    assert adjusted[0] == pytest.approx(1.0) and math.isnan(adjusted[1])
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_never_lowers_and_keeps_order(p: list[float]) -> None:
-    adjusted = s.holm(p)
-    assert all(a >= b - 1e-12 and a <= 1 for a, b in zip(adjusted, p, strict=True))
-    order = np.argsort(p, kind="stable")
-    assert np.all(np.diff(np.array(adjusted)[order]) >= -1e-12)
-
-
-def test_spearman_agrees_with_scipy_also_with_ties() -> None:
-    stats = pytest.importorskip("scipy.stats")
-    rng = np.random.default_rng(4)
-    x = np.arange(7.0)
-    y = rng.integers(0, 4, size=(20, 7)).astype(float)
-    mine = s.spearman(x, y)
-    for row, value in zip(y, mine, strict=True):
-        expected = stats.spearmanr(x, row).statistic
-        assert (math.isnan(value) and math.isnan(expected)) or value == pytest.approx(expected)
-
-
-def test_spearman_of_constant_or_missing_is_nan() -> None:
-    assert np.isnan(s.spearman(np.arange(4.0), np.ones(4)))
-    assert np.isnan(s.spearman(np.arange(4.0), np.array([1, 2, np.nan, 3.0])))
-
-
-def test_theil_sen_agrees_with_scipy_and_ignores_wild_points() -> None:
-    stats = pytest.importorskip("scipy.stats")
-    rng = np.random.default_rng(6)
-    x = np.arange(30.0)
-    y = 2.0 * x + rng.normal(size=30)
-    slope, low, high = s.theil_sen(x, y)
-    expected = stats.theilslopes(y, x, 0.95)
-    assert slope == pytest.approx(expected.slope)
-    assert (low, high) == pytest.approx((expected.low_slope, expected.high_slope), abs=0.02)
-    y[::4] += 500 * rng.random(8)
-    assert s.theil_sen(x, y)[0] == pytest.approx(2.0, abs=0.3)
-
-
-def test_robust_z_known_values() -> None:
-    z = s.robust_z(np.array([1.0, 2.0, 3.0, 4.0, 100.0]))
-    assert z[2] == 0 and z[4] == pytest.approx(97 / 1.4826)

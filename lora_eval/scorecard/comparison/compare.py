@@ -27,7 +27,7 @@ from lora_eval.scorecard.comparison.values import Values, agreement, column, dis
 from lora_eval.scorecard.comparison.verdict import BY_PROMPT, CERTAIN, OPEN, PAIRED, Row, verdict
 from lora_eval.scorecard.dimensions.context import number as rounded
 from lora_eval.scorecard.grid import CHALLENGE_ROLES, CORE_ROLES, OPEN_ROLES, TRIGGERED_ROLES
-from lora_eval.statistics.bootstrap import holm
+from lora_eval.statistics.significance import holm
 
 SCHEMA = 1
 OTHER_REFERENCES = "the runs were measured with other reference pictures; score one again with the other's --data"

@@ -19,7 +19,8 @@ from lora_eval.scorecard.comparison.values import Values
 from lora_eval.scorecard.comparison.verdict import BY_PROMPT, OPEN, PAIRED, Row
 from lora_eval.scorecard.data import ROLES
 from lora_eval.scorecard.dimensions.context import number as rounded
-from lora_eval.statistics.bootstrap import CLUSTERS_NEEDED, Draws, resample, sign_flip_test
+from lora_eval.statistics.bootstrap import CLUSTERS_NEEDED, Draws, resample
+from lora_eval.statistics.significance import sign_flip_test
 
 Roles = Sequence[Sequence[str]]
 """Sets of roles, the one wanted first; the next counts where there is no prompt of it."""

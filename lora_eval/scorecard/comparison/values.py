@@ -9,7 +9,7 @@ import numpy as np
 
 from lora_eval.scorecard.comparison.runs import Key, Side, number
 from lora_eval.scorecard.dimensions.consistency.formulas import vendi
-from lora_eval.statistics.bootstrap import spearman
+from lora_eval.statistics.ranks import spearman
 
 # beyond this many robust deviations a picture left weight 0's spread (see measures.strength)
 LEFT_SPREAD = 3.0

@@ -35,7 +35,8 @@ from lora_eval.scorecard.decision.gates import gate_notes, shut_gates
 from lora_eval.scorecard.decision.verdicts import describe
 from lora_eval.scorecard.dimensions.context import number
 from lora_eval.scorecard.grid import TRIGGERED_ROLES, Condition, Grid, grid_of
-from lora_eval.statistics.bootstrap import Draws, balanced_means, holm, resample, sign_flip_test
+from lora_eval.statistics.bootstrap import Draws, balanced_means, resample
+from lora_eval.statistics.significance import holm, sign_flip_test
 
 TIE_GAIN = 0.9
 # as good as the best

@@ -10,7 +10,8 @@ import numpy as np
 
 from lora_eval.scorecard.data import Measure, RunData
 from lora_eval.scorecard.grid import Condition, Grid
-from lora_eval.statistics.bootstrap import Draws, resample, wilson
+from lora_eval.statistics.bootstrap import Draws, resample
+from lora_eval.statistics.intervals import wilson
 
 DIGITS = 6
 

@@ -15,7 +15,8 @@ from lora_eval.scorecard.decision.findings import index_rows
 from lora_eval.scorecard.decision.verdicts import LIMITS, describe
 from lora_eval.scorecard.dimensions.measure import measure
 from lora_eval.scorecard.grid import Condition
-from lora_eval.statistics.bootstrap import resample, wilson
+from lora_eval.statistics.bootstrap import resample
+from lora_eval.statistics.intervals import wilson
 from tests.scorecard.synthetic_run import make_run
 
 RESAMPLES = 200

@@ -9,7 +9,7 @@ import numpy as np
 from lora_eval.scorecard.dimensions.alignment import formulas as metric
 from lora_eval.scorecard.dimensions.context import Context, number
 from lora_eval.scorecard.grid import OPEN_ROLES
-from lora_eval.statistics.bootstrap import wilson
+from lora_eval.statistics.intervals import wilson
 
 NAME = "alignment"
 # cosine by which the own prompt must beat the others at weight 0, or the encoder cannot judge these prompts

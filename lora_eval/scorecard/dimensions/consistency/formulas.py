@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lora_eval.scorecard.dimensions import arrays as checks
-from lora_eval.statistics.bootstrap import robust_z
+from lora_eval.statistics.ranks import robust_z
 
 FREEDOM_NEEDED = 6
 

@@ -11,7 +11,8 @@ from lora_eval.scorecard.dimensions.context import Context, number
 from lora_eval.scorecard.dimensions.fidelity import formulas as fidelity_metric
 from lora_eval.scorecard.dimensions.generalisation import formulas as metric
 from lora_eval.scorecard.grid import CHALLENGE_ROLES, OPEN_ROLES, TRIGGERED_ROLES
-from lora_eval.statistics.bootstrap import LEVEL, Draws, wilson
+from lora_eval.statistics.bootstrap import Draws
+from lora_eval.statistics.intervals import LEVEL, wilson
 
 NAME = "generalisation"
 VARIETY_FLOOR = 0.1

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from lora_eval.statistics.bootstrap import spearman
+from lora_eval.statistics.ranks import spearman
 
 WEIGHTS_NEEDED = 3
 # a statistic has left the spread of weight 0 at three of its standard deviations

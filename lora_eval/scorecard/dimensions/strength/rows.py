@@ -10,7 +10,8 @@ import numpy as np
 from lora_eval.scorecard.dimensions.context import Context, number
 from lora_eval.scorecard.dimensions.strength import formulas as metric
 from lora_eval.scorecard.grid import OPEN_ROLES, Condition
-from lora_eval.statistics.bootstrap import Draws, resample, wilson
+from lora_eval.statistics.bootstrap import Draws, resample
+from lora_eval.statistics.intervals import wilson
 
 NAME = "strength"
 VOTES = 2
