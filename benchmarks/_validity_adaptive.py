@@ -18,7 +18,7 @@ from lora_eval.host.protocol import Drawn, ImageRequest, LoraUse, Sampling
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.scorecard.data import RunData, Scorecard
 from lora_eval.scorecard.decision.adaptive import Stop, next_round, with_budget
-from lora_eval.scorecard.decision.decide import Standing, standing
+from lora_eval.scorecard.decision.standing import Standing, standing
 from lora_eval.scorecard.dimensions.measure import measure
 from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.plan.plan import Plan

@@ -23,7 +23,7 @@ from benchmarks._validity_advice_tables import (
 )
 from benchmarks._validity_rows import mean, number, of, of_kind, rate, table
 from lora_eval.files import write_json, write_text
-from lora_eval.scorecard.data import DIMENSIONS
+from lora_eval.scorecard.dimensions.registry import NAMES as DIMENSIONS
 from lora_eval.statistics.intervals import wilson
 
 FLAGS = ("weak", "poor")

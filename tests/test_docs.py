@@ -17,11 +17,11 @@ import yaml
 from lora_eval.cli.main import build_parser
 from lora_eval.dataset.check import Finding
 from lora_eval.report.card import card_json
-from lora_eval.scorecard.data import DIMENSIONS, Measure, Measurement, Scorecard
-from lora_eval.scorecard.decision.advice import RULES
-from lora_eval.scorecard.decision.verdicts import LIMITS
-from lora_eval.scorecard.dimensions.curve.rows import GRADES
+from lora_eval.scorecard.data import Measure, Measurement, Scorecard
+from lora_eval.scorecard.dimensions.curve import GRADES
 from lora_eval.scorecard.dimensions.measure import measure
+from lora_eval.scorecard.dimensions.registry import CHECKS, NAMES
+from lora_eval.scorecard.dimensions.registry import DIMENSIONS as SPECS
 from lora_eval.service.jobs import JobState
 from lora_eval.training.config import TrainConfig, make_config
 from lora_eval.training.curve import STATES
@@ -270,7 +270,7 @@ def documented(title: str) -> set[str]:
     return {name for row in table(section(MEASURES, title)) for name in code(row[0])}
 
 
-@pytest.mark.parametrize("dimension", DIMENSIONS)
+@pytest.mark.parametrize("dimension", NAMES)
 def test_every_measure_of_a_dimension_is_in_its_table(measured: Measurement, dimension: str) -> None:
     names = {row.measure for row in measured.summary if row.dimension == dimension and row.value is not None}
     assert len(names) >= 3
@@ -307,20 +307,21 @@ def test_the_columns_of_both_tables_are_named() -> None:
 
 def test_the_limits_are_those_of_the_program() -> None:
     rows = {row[0].strip("`"): (float(row[3]), float(row[4])) for row in table(section(MEASURES, "Good, weak, poor"))}
-    assert rows == LIMITS
+    assert rows == {spec.name: spec.limits for spec in SPECS}
 
 
 def test_the_gates_are_those_of_the_program() -> None:
-    source = (ROOT / "lora_eval" / "scorecard" / "decision" / "gates.py").read_text(encoding="utf-8")
-    shut = re.search(r"shut = \{(.*?)\n        \}", source, re.DOTALL)
-    assert shut
-    gates = re.findall(r'^            "([a-z ]+)":', shut[1], re.MULTILINE)
+    gates = [check.name for _, check in CHECKS]
     assert [row[0].strip("`") for row in table(section(MEASURES, "Gates"))] == gates
 
 
 def test_the_advice_table_is_that_of_the_program() -> None:
     rows = [tuple(row) for row in table(section(MEASURES, "Advice"))]
-    assert rows == [(r.dimension, r.what + (" *" if r.otherwise else ""), r.change) for r in RULES]
+    assert rows == [
+        (spec.name, remedy.what + (" *" if remedy.otherwise else ""), remedy.change)
+        for spec in SPECS
+        for remedy in spec.remedies
+    ]
 
 
 def test_the_columns_of_a_comparison_are_those_of_the_program() -> None:

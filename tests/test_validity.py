@@ -20,8 +20,8 @@ from benchmarks import _validity_tables as tables
 from benchmarks import _validity_truth as truth
 from benchmarks import validity
 from lora_eval.files import read_json
-from lora_eval.scorecard.data import DIMENSIONS
 from lora_eval.scorecard.decision.adaptive import with_budget
+from lora_eval.scorecard.dimensions.registry import NAMES as DIMENSIONS
 from lora_eval.scorecard.plan.suites import load_suite
 from tests.scorecard.decision.test_adaptive import plan_of
 from tests.scorecard.synthetic_run import make_run

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lora_eval.files import write_json
-from lora_eval.scorecard.data import DIMENSIONS, Dimension, Scorecard
+from lora_eval.scorecard.data import Dimension, Scorecard
+from lora_eval.scorecard.dimensions.registry import NAMES
 
 SCHEMA = 1
 
@@ -23,7 +24,7 @@ def card_json(card: Scorecard) -> dict[str, Any]:
     "verdict", "reason", "evidence"}``, and one that was not measured has score null and its reason.
     """
     dimensions = {}
-    for name in DIMENSIONS:
+    for name in NAMES:
         found = card.dimensions.get(name) or Dimension(name, None, None, None, 0, "not measured", "was not looked at")
         dimensions[name] = {key: value for key, value in asdict(found).items() if key != "name"}
     return {

@@ -12,7 +12,8 @@ from lora_eval.report import charts
 from lora_eval.report.markup import interval, number, pair, scroll_table, section, table, text, words
 from lora_eval.report.thumbs import Thumbs, href
 from lora_eval.report.words import COMPARED, QUESTIONS, TITLES
-from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measure, Measurement, RunData, Scorecard
+from lora_eval.scorecard.data import Dimension, Measure, Measurement, RunData, Scorecard
+from lora_eval.scorecard.dimensions.registry import DIMENSIONS, NAMES
 
 MOST_CURVES = 8
 
@@ -58,7 +59,7 @@ def verdict(report: Report) -> str:
 
 def dimensions(report: Report) -> str:
     """Radar, what to change next time, and the six answers."""
-    found = [report.dimension(name) for name in DIMENSIONS]
+    found = [report.dimension(name) for name in NAMES]
     radar = charts.radar([(t(TITLES[d.name]), d.score, d.ci_low, d.ci_high) for d in found])
     answers = "".join(_answer(d) for d in found)
     where = t("At the least bad checkpoint and weight.")
@@ -123,7 +124,9 @@ def strength(report: Report) -> str:
 
 def heat_maps(report: Report) -> str:
     """Checkpoint by weight, a map for each dimension that is measured at both."""
-    maps = [_heat(report, name) for name in ("fidelity", "consistency", "generalisation", "alignment")]
+    names = [spec.name for spec in DIMENSIONS if spec.by_weight]
+    # likeness first: it is what checkpoints and weights are ranked by
+    maps = [_heat(report, name) for name in sorted(names, key=lambda name: name != "fidelity")]
     return section(
         t("Checkpoint by weight"),
         f'<div class="cards">{"".join(maps)}</div>' if any(maps) else "",

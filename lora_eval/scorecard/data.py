@@ -14,7 +14,6 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-DIMENSIONS = ("consistency", "fidelity", "generalisation", "curve", "strength", "alignment")
 KINDS = ("style", "character", "object")
 
 # What a prompt is there to test. "plain" is the subject as trained; "unrelated" has no trigger.

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from lora_eval.errors import RunError
 from lora_eval.scorecard.data import RunData
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CORE_ROLES = ("plain", "fidelity")
 CHALLENGE_ROLES = ("challenge", "composition")
@@ -116,6 +119,8 @@ def build_grid(cells: pd.DataFrame, roles: dict[str, str]) -> Grid:
         RunError: a column is missing, a weight is not a number, no picture has a weight other than
             0, or two pictures claim the same cell.
     """
+    import pandas as pd
+
     missing = [name for name in ("weight", "prompt_id", "seed") if name not in cells.columns]
     if missing:
         raise RunError(f"the cells table lacks the column {missing[0]!r}; the table needs weight, prompt_id and seed")
@@ -176,6 +181,8 @@ def build_grid(cells: pd.DataFrame, roles: dict[str, str]) -> Grid:
 
 
 def _text(cells: pd.DataFrame, column: str) -> list[str]:
+    import pandas as pd
+
     if column not in cells.columns:
         return [""] * len(cells)
     return ["" if pd.isna(value) else str(value) for value in cells[column]]
@@ -195,6 +202,8 @@ def _labels(cells: pd.DataFrame) -> list[str]:
 
 
 def _steps(cells: pd.DataFrame) -> list[int | None]:
+    import pandas as pd
+
     if "step" not in cells.columns:
         return [None] * len(cells)
     values = pd.to_numeric(cells["step"], errors="coerce")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.i18n.language import said, t
-from lora_eval.scorecard.data import DIMENSIONS
+from lora_eval.scorecard.dimensions.registry import NAMES
 from lora_eval.service import library
 from lora_eval.service import live_map as sweep
 from lora_eval.service import served_files as served
@@ -108,7 +108,7 @@ def verdict(card: Mapping[str, Any]) -> str:
             f"{_button('copy', tag, text.WORDS['copy'])}{_button('send', tag, text.WORDS['send'])}</div>"
         )
     rows, spokes = [], []
-    for name in DIMENSIONS:
+    for name in NAMES:
         found = card["dimensions"].get(name) or {}
         score, low, high = found.get("score"), found.get("ci_low"), found.get("ci_high")
         spokes.append((t(TITLES[name]), score, low, high))

@@ -19,9 +19,9 @@ from lora_eval.i18n.language import FOLDER, said, speak, t
 from lora_eval.report import words
 from lora_eval.report.cells import SCRIPT_WORDS
 from lora_eval.report.page import render
-from lora_eval.scorecard.data import DIMENSIONS
 from lora_eval.scorecard.decision.decide import decide
 from lora_eval.scorecard.dimensions.measure import measure
+from lora_eval.scorecard.dimensions.registry import NAMES as DIMENSIONS
 from tests.report.templates import PAGES, ROOT, SENTENCES, in_sentences, translated_calls
 from tests.scorecard.synthetic_run import make_run
 

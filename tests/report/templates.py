@@ -9,14 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2] / "lora_eval"
 # whose strings reach a reader of the tab or the report
 SENTENCES = (
-    *(
-        "scorecard/decision/verdicts.py",
-        "scorecard/decision/findings.py",
-        "scorecard/decision/decide.py",
-        "scorecard/decision/gates.py",
-    ),
-    "scorecard/decision/advice.py",
-    "scorecard/decision/adaptive.py",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "scorecard" / "decision").glob("*.py")),
     *(
         "scorecard/features/references.py",
         "scorecard/features/extras.py",
@@ -32,8 +25,12 @@ SENTENCES = (
     "scorecard/comparison/comparable.py",
     "training/curve.py",
     "training/unrest.py",
-    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "scorecard" / "dimensions").glob("**/rows.py")),
-    "scorecard/dimensions/context.py",
+    *sorted(
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "scorecard" / "dimensions").glob("**/*.py")
+        # errors of formulas reach programmers alone
+        if path.name != "formulas.py"
+    ),
 )
 PAGES = ("report/*.py", "ui/score_view.py", "ui/render.py")
 

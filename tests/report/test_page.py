@@ -20,7 +20,8 @@ from lora_eval.report.page import render
 from lora_eval.report.sections import Report
 from lora_eval.report.thumbs import Thumbs, data_uri, href
 from lora_eval.report.words import CELL_FACTS
-from lora_eval.scorecard.data import DIMENSIONS, Advice, Dimension, Scorecard
+from lora_eval.scorecard.data import Advice, Dimension, Scorecard
+from lora_eval.scorecard.dimensions.registry import NAMES as DIMENSIONS
 from lora_eval.scorecard.plan.plan import AXES
 from tests.fakes_scorecard import random_of, small_score
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora_eval.errors import ConfigError, HostError, Interrupted, RunError
-from lora_eval.scorecard.data import DIMENSIONS
+from lora_eval.scorecard.dimensions.registry import NAMES as DIMENSIONS
 from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.scorecard.tables import CELL_COLUMNS, SUMMARY_COLUMNS

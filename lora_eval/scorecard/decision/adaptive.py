@@ -34,7 +34,7 @@ START_SEEDS = 2
 COARSE = 3
 # of the budget, what a first round with several seeds may take
 FIRST_SHARE = 0.5
-# a rival below this share of the best gain would not be advised even when it ties (decide.TIE_GAIN is .9)
+# a rival below this share of the best gain would not be advised even when it ties (standing.TIE_GAIN is .9)
 RIVAL_GAIN = 0.8
 # what is looked at several times, for many conditions, is believed to have lost at 99.5 %, not at 97.5 %
 LOST = 0.005
@@ -118,7 +118,7 @@ class _View:
 
     def __init__(self, plan: Plan, data: RunData, measurement: Measurement) -> None:
         # at the first use: the tabs ask for the size of a first round alone, while the WebUI starts
-        from lora_eval.scorecard.decision.decide import standing
+        from lora_eval.scorecard.decision.standing import standing
 
         self.plan = plan
         self.now = standing(data, measurement)
@@ -132,7 +132,7 @@ class _View:
         rows = [int(r[r >= 0][0]) for r in self.grid.rows]
         self.names = [str(checkpoints[row]) for row in rows]
         self.gain = self.now.gain
-        self.open = [not shut for shut in self.now.shut]
+        self.open = [not failed for failed in self.now.failed]
 
     def _of(self, name: str) -> list[int]:
         return [i for i, found in enumerate(self.names) if found == name and self.grid.conditions[i].weight != 0]

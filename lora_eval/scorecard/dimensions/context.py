@@ -1,14 +1,16 @@
-"""What the six dimensions share while a run is measured."""
+"""What a dimension works with while a run is measured: the run, its grid, and the tables that it fills."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lora_eval.scorecard.data import Measure, RunData
+from lora_eval.scorecard.dimensions.shared import Shared
 from lora_eval.scorecard.grid import Condition, Grid
 from lora_eval.statistics.bootstrap import Draws, resample
 from lora_eval.statistics.intervals import wilson
@@ -16,12 +18,74 @@ from lora_eval.statistics.intervals import wilson
 DIGITS = 6
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """One number of the summary with what it is read against.
+
+    Attributes:
+        value: the number; None or NaN where it was not measured.
+        interval: lower and upper end of its 95 % interval; None where none can be given.
+        n: number of pictures (curve: loss values) behind it.
+        baseline: the same at weight 0.
+        ceiling: what the references reach.
+        score: the value on the scale of the dimension, 0 to 1.
+        verdict: what the report says beside it, for example why it was not measured.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+    n: int = 0
+    baseline: float | None = None
+    ceiling: float | None = None
+    score: float | None = None
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A measure over all conditions: one value with its interval for each.
+
+    Attributes:
+        draws: bootstrap draws of shape (C,).
+        baseline: the same at weight 0, one number or (C,).
+        ceiling: what the references reach.
+        score: (C,) values on the scale of the dimension.
+        verdicts: C texts for the column ``verdict``; empty for none.
+        bounds: range of the statistic, to which the interval is clipped.
+        interval: how the interval is made. ``percentile``: from the draws. ``widened``: the same, but for values of 0
+            and 1, or differences of them: where all agree, resampling says nothing about the error, and the interval
+            is as wide as Wilson's for that many successes. ``wilson``: :meth:`Draws.share_interval`, for a share of
+            pictures.
+    """
+
+    draws: Draws
+    baseline: np.ndarray | float | None = None
+    ceiling: float | None = None
+    score: np.ndarray | None = None
+    verdicts: Sequence[str] = ()
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    interval: Literal["percentile", "widened", "wilson"] = "percentile"
+
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper ends of the intervals, (C,) each; NaN where none can be given."""
+        if self.interval == "wilson":
+            return self.draws.share_interval()
+        low, high = self.draws.interval(low=self.bounds[0], high=self.bounds[1])
+        return _never_a_point(self.draws, low, high, self.bounds) if self.interval == "widened" else (low, high)
+
+
 @dataclass
 class Context:
     """The run, its grid, and what has been measured so far.
 
-    ``columns`` become ``cell_metrics``; ``shared`` carries arrays from one dimension to the next
-    (for example fidelity's draws to strength) and never leaves measuring.
+    Attributes:
+        data, grid: the run and where each of its pictures belongs.
+        resamples, seed: of the bootstrap.
+        columns: become ``cell_metrics``: name -> (N,) values.
+        summary: rows of ``summary.csv`` so far.
+        evidence: by dimension, details that are safe for JSON.
+        notes: what could not be measured and why, by topic.
+        shared: what one dimension leaves for the next; it never leaves measuring.
     """
 
     data: RunData
@@ -32,7 +96,7 @@ class Context:
     summary: list[Measure] = field(default_factory=list)
     evidence: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
-    shared: dict[str, Any] = field(default_factory=dict)
+    shared: Shared = field(default_factory=Shared)
 
     @property
     def has_base(self) -> bool:
@@ -40,51 +104,62 @@ class Context:
         return bool((self.grid.base >= 0).any())
 
     def image(self, row: int) -> str:
-        """Name of a picture, as the report shows it."""
+        """Name of the picture in a row of the cells, as the report shows it."""
         cells = self.data.cells
         return str(cells["image"].iloc[row]) if "image" in cells else f"row {row + 1}"
 
     def draws(self, cube: np.ndarray, prompts: list[int]) -> Draws:
-        """Bootstrap the (..., P, M) values of some prompts; the same prompts give paired draws, others independent."""
+        """Bootstrap draws of the mean over some prompts.
+
+        Args:
+            cube: (..., P, M) values, NaN where there is no picture.
+            prompts: indices of the prompts. The same prompts give paired draws, others independent ones.
+
+        Returns:
+            Draws of shape ``cube.shape[:-2]``.
+        """
         return resample(cube[..., prompts, :], self.resamples, [self.seed, *prompts])
 
     def paired_base(self, values: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
-        """(N,) -> (C, P, M): weight 0's value where the condition has the twin (and ``like`` a number), else NaN."""
+        """Values of the twins at weight 0.
+
+        Args:
+            values: (N,) one value a picture.
+            like: (C, P, M); where it has no number, the result has none either.
+
+        Returns:
+            (C, P, M), NaN where the condition has no picture.
+        """
         plane = np.where(self.grid.rows >= 0, self.grid.base_plane(values), np.nan)
         return plane if like is None else np.where(np.isfinite(like), plane, np.nan)
 
     def paired(self, values: np.ndarray) -> np.ndarray:
-        """(N,) -> (C, P, M): the value where both the picture and its weight-0 twin exist, else NaN."""
+        """(N,) values -> (C, P, M), NaN unless both the picture and its twin at weight 0 exist."""
         return np.where(self.grid.base >= 0, self.grid.cube(values), np.nan)
 
     def difference_column(self, values: np.ndarray) -> np.ndarray:
-        """(N,) -> (N,): value less the weight-0 twin's; 0 at weight 0; NaN without a twin."""
+        """(N,) values -> (N,) values less those of the twin: 0 at weight 0, NaN without a twin."""
+        values = np.asarray(values, dtype=float)
         result = np.full(len(self.data.cells), np.nan)
         rows, twins = self.grid.rows, self.grid.twins()
         found = twins >= 0
-        result[rows[found]] = (
-            np.asarray(values, dtype=float)[rows[found]] - np.asarray(values, dtype=float)[twins[found]]
-        )
+        result[rows[found]] = values[rows[found]] - values[twins[found]]
         base = self.grid.base[self.grid.base >= 0]
-        result[base] = np.where(np.isfinite(np.asarray(values, dtype=float)[base]), 0.0, np.nan)
+        result[base] = np.where(np.isfinite(values[base]), 0.0, np.nan)
         return result
 
     def add(
-        self,
-        where: Condition,
-        dimension: str,
-        measure: str,
-        value: float | None,
-        interval: tuple[float, float] | None = None,
-        n: int = 0,
-        baseline: float | None = None,
-        ceiling: float | None = None,
-        score: float | None = None,
-        verdict: str = "",
-        whole_checkpoint: bool = False,
+        self, where: Condition, dimension: str, measure: str, found: Estimate, whole_checkpoint: bool = False
     ) -> None:
-        """Append a row of the summary; numbers that are not finite become None."""
-        low, high = interval if interval is not None else (math.nan, math.nan)
+        """Append a row to the summary. Numbers are rounded; those that are not finite become None.
+
+        Args:
+            where: checkpoint and weight.
+            dimension, measure: what was measured.
+            found: the number.
+            whole_checkpoint: the number belongs to the checkpoint, and the row gets no weight.
+        """
+        low, high = found.interval if found.interval is not None else (math.nan, math.nan)
         self.summary.append(
             Measure(
                 checkpoint=where.checkpoint,
@@ -92,85 +167,44 @@ class Context:
                 weight=None if whole_checkpoint else where.weight,
                 dimension=dimension,
                 measure=measure,
-                value=number(value),
+                value=number(found.value),
                 ci_low=number(low),
                 ci_high=number(high),
-                n=int(n),
-                baseline=number(baseline),
-                ceiling=number(ceiling),
-                score=number(score),
-                verdict=verdict,
+                n=int(found.n),
+                baseline=number(found.baseline),
+                ceiling=number(found.ceiling),
+                score=number(found.score),
+                verdict=found.verdict,
             )
         )
 
-    def add_draws(
-        self,
-        dimension: str,
-        measure: str,
-        draws: Draws,
-        baseline: np.ndarray | float | None = None,
-        ceiling: float | None = None,
-        score: np.ndarray | None = None,
-        verdicts: list[str] | None = None,
-        bounds: tuple[float, float] = (-math.inf, math.inf),
-        of_shares: bool = False,
-    ) -> None:
-        """One row per condition from draws of shape (C,).
-
-        ``of_shares``: values of 0 and 1, or differences of them. When all agree, resampling them says nothing of
-        how sure that is; the interval is then as wide as Wilson's for as many successes.
-        """
-        low, high = draws.interval(low=bounds[0], high=bounds[1])
-        if of_shares:
-            low, high = _never_a_point(draws, low, high, bounds)
-        base = np.broadcast_to(np.nan if baseline is None else baseline, draws.estimate.shape)
+    def add_series(self, dimension: str, measure: str, series: Series) -> None:
+        """Append a row for each condition to the summary."""
+        draws = series.draws
+        low, high = series.ends()
+        base = np.broadcast_to(np.nan if series.baseline is None else series.baseline, draws.estimate.shape)
         for i, condition in enumerate(self.grid.conditions):
-            self.add(
-                condition,
-                dimension,
-                measure,
+            found = Estimate(
                 draws.estimate[i],
                 (low[i], high[i]),
                 int(draws.n[i]),
                 base[i],
-                ceiling,
-                None if score is None else score[i],
-                verdicts[i] if verdicts else "",
+                series.ceiling,
+                None if series.score is None else series.score[i],
+                series.verdicts[i] if series.verdicts else "",
             )
+            self.add(condition, dimension, measure, found)
 
-    def add_shares(
-        self,
-        dimension: str,
-        measure: str,
-        draws: Draws,
-        baseline: np.ndarray | float | None = None,
-        verdicts: list[str] | None = None,
-    ) -> None:
-        """One row per condition from draws (C,) of a share of pictures; see :meth:`Draws.share_interval`."""
-        low, high = draws.share_interval()
-        base = np.broadcast_to(np.nan if baseline is None else baseline, draws.estimate.shape)
-        for i, condition in enumerate(self.grid.conditions):
-            self.add(
-                condition, dimension, measure, draws.estimate[i], (low[i], high[i]), int(draws.n[i]), base[i],
-                verdict=verdicts[i] if verdicts else "",
-            )  # fmt: skip
-
-    def not_measured(self, dimension: str, measure: str, reason: str, per_checkpoint: bool = False) -> None:
-        """Rows without a value, one per condition or checkpoint, that say why."""
-        seen: set[str] = set()
+    def not_measured(self, dimension: str, measure: str, reason: str) -> None:
+        """Append a row without a value for each condition, which says why."""
         for condition in self.grid.conditions:
-            if per_checkpoint:
-                if condition.checkpoint in seen:
-                    continue
-                seen.add(condition.checkpoint)
-            self.add(
-                condition, dimension, measure, None, verdict=f"not measured: {reason}", whole_checkpoint=per_checkpoint
-            )
+            self.add(condition, dimension, measure, Estimate(None, verdict=f"not measured: {reason}"))
 
 
 def _never_a_point(
     draws: Draws, low: np.ndarray, high: np.ndarray, bounds: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
+    """The intervals, those of no width made as wide as Wilson's for as many successes as there are pictures."""
     point = np.isfinite(low) & (high - low < 1e-9)
     for i in np.flatnonzero(point & (draws.n > 0)):
         n = int(draws.n[i])
@@ -180,7 +214,10 @@ def _never_a_point(
 
 
 def number(value: Any) -> float | None:
-    """A plain rounded float, None when missing or not finite. Rounding hides differences of the last bit."""
+    """A plain float rounded to 6 digits, None when missing or not finite.
+
+    Rounding hides differences in the last bit between machines; ``+ 0.0`` turns minus zero into zero.
+    """
     if value is None:
         return None
     value = float(value)

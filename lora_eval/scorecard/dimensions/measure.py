@@ -33,13 +33,8 @@ import pandas as pd
 
 from lora_eval.errors import RunError
 from lora_eval.scorecard.data import Measurement, RunData
-from lora_eval.scorecard.dimensions.alignment import rows as alignment
-from lora_eval.scorecard.dimensions.consistency import rows as consistency
 from lora_eval.scorecard.dimensions.context import DIGITS, Context
-from lora_eval.scorecard.dimensions.curve import rows as curve
-from lora_eval.scorecard.dimensions.fidelity import rows as fidelity
-from lora_eval.scorecard.dimensions.generalisation import rows as generalisation
-from lora_eval.scorecard.dimensions.strength import rows as strength
+from lora_eval.scorecard.dimensions.registry import measuring_order
 from lora_eval.scorecard.grid import grid_of
 
 
@@ -62,10 +57,12 @@ def measure(data: RunData, resamples: int = 1000, seed: int = 0) -> Measurement:
     if resamples < 1:
         raise ValueError("resamples must be at least 1")
     context = Context(data, grid_of(data), resamples, seed, notes=dict(data.notes))
-    # the order matters: fidelity leaves its draws to generalisation and strength, alignment to both
-    generalisation.find_copies(context)
-    for dimension in (fidelity, alignment, consistency, generalisation, strength, curve):
-        dimension.measure(context)
+    order = measuring_order()
+    for spec in order:
+        if spec.prepare is not None:
+            spec.prepare(context)
+    for spec in order:
+        spec.measure(context)
     return Measurement(_table(context), context.summary, context.evidence, context.notes, resamples, seed)
 
 

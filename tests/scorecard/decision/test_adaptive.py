@@ -14,7 +14,7 @@ from lora_eval.errors import ConfigError, Interrupted, RunError
 from lora_eval.host.protocol import HostInfo, Sampling
 from lora_eval.scorecard.data import RunData
 from lora_eval.scorecard.decision.adaptive import Stop, account, next_round, with_budget
-from lora_eval.scorecard.decision.decide import standing
+from lora_eval.scorecard.decision.standing import standing
 from lora_eval.scorecard.dimensions.measure import measure
 from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.plan.checkpoints import PlannedLora

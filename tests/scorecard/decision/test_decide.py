@@ -9,10 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_eval.scorecard.data import DIMENSIONS, Dimension, Measure, Scorecard
-from lora_eval.scorecard.decision.advice import RULES, advise
-from lora_eval.scorecard.decision.decide import decide, standing
+from lora_eval.scorecard.data import Dimension, Measure, Scorecard
+from lora_eval.scorecard.decision.advice import advise
+from lora_eval.scorecard.decision.decide import decide
+from lora_eval.scorecard.decision.standing import standing
+from lora_eval.scorecard.decision.verdicts import Judged
+from lora_eval.scorecard.dimensions import curve, strength
 from lora_eval.scorecard.dimensions.measure import measure
+from lora_eval.scorecard.dimensions.registry import DIMENSIONS as SPECS
+from lora_eval.scorecard.dimensions.registry import NAMES
 from tests.scorecard.synthetic_run import kept, make_run
 
 WEIGHTS = (0.0, 0.4, 0.7, 1.0, 1.2)
@@ -172,7 +177,7 @@ def test_without_references_the_verdict_says_what_it_rests_on() -> None:
 
 def test_every_dimension_is_answered_and_the_card_is_json() -> None:
     card = card_of()
-    assert tuple(card.dimensions) == DIMENSIONS
+    assert tuple(card.dimensions) == NAMES
     text = json.dumps(asdict(card), allow_nan=False)
     assert "zorp-300" in text
     for d in card.dimensions.values():
@@ -236,17 +241,21 @@ def test_pictures_that_suit_every_lora_make_no_winner() -> None:
     assert low[worse] < now.gain[worse] < high[worse]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{r.dimension}-{r.what[:30]}")
+@pytest.mark.parametrize(
+    "rule", [rule for spec in SPECS for rule in spec.remedies], ids=lambda rule: str(rule.what[:40])
+)
 def test_every_row_of_the_advice_table_says_what_to_change(rule) -> None:
-    assert rule.dimension in DIMENSIONS and len(rule.change) > 20 and len(rule.what) > 10
+    assert len(rule.change) > 20 and len(rule.what) > 10
 
 
 def test_advice_on_an_oscillating_curve_is_the_learning_rate() -> None:
-    d = Dimension("curve", 0.4, None, None, 900, "weak", "oscillating", {"curve": {"state": "oscillating"}})
-    (advice, *_) = advise({"curve": d}, [], 2)
+    d = Dimension("curve", 0.4, None, None, 900, "weak", "oscillating")
+    (advice, *_) = advise([Judged(curve.SPEC, curve.Result(state="oscillating"), d)], [], 2)
     assert "learning rate is too high" in advice.change
 
 
 def test_advice_on_breaking_at_half_weight_is_overtraining_or_base_model() -> None:
-    d = Dimension("strength", 0.4, None, None, 16, "weak", "", {"curve": {"onset": 0.4, "weakest": "unbroken"}})
-    assert "overtrained, or the base model does not fit" in advise({"strength": d}, [], 2)[0].change
+    d = Dimension("strength", 0.4, None, None, 16, "weak", "")
+    found = strength.judgement.Result(onset=0.4, weakest="unbroken")
+    (advice, *_) = advise([Judged(strength.SPEC, found, d)], [], 2)
+    assert "overtrained, or the base model does not fit" in advice.change

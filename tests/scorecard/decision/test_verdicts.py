@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from lora_eval.scorecard.data import Measure, Measurement, RunData, Scorecard
-from lora_eval.scorecard.decision import decide as deciding
-from lora_eval.scorecard.decision.advice import varies_more
-from lora_eval.scorecard.decision.decide import decide, standing
-from lora_eval.scorecard.decision.findings import index_rows
-from lora_eval.scorecard.decision.verdicts import LIMITS, describe
+from lora_eval.scorecard.decision import standing as deciding
+from lora_eval.scorecard.decision.decide import decide
+from lora_eval.scorecard.decision.standing import standing
+from lora_eval.scorecard.decision.verdicts import advised, judge
+from lora_eval.scorecard.dimensions.consistency.judgement import varies_more
 from lora_eval.scorecard.dimensions.measure import measure
+from lora_eval.scorecard.dimensions.place import Place, SummaryIndex
+from lora_eval.scorecard.dimensions.registry import spec_of
 from lora_eval.scorecard.grid import Condition
 from lora_eval.statistics.bootstrap import resample
 from lora_eval.statistics.intervals import wilson
@@ -40,10 +42,10 @@ def changed(measurement: Measurement, dimension: str, name: str, weight: float, 
 
 def verdict_of(measurement: Measurement, name: str, weight: float, gated: dict[float, list[str]] | None = None,
                free: float | None = None) -> tuple[str, str]:  # fmt: skip
-    rows = index_rows(measurement)
     places = {c.weight: c for c in (Condition("zorp-300", 300, w) for w in (0.2, 0.4, 0.6, 0.8, 1.0, 1.2))}
     shut = {places[w]: gates for w, gates in {**{key: [] for key in places}, **(gated or {})}.items()}
-    found = describe(name, measurement, rows, places[weight], shut, places[weight if free is None else free])
+    place = Place(places[weight], SummaryIndex(measurement))
+    found = judge(spec_of(name), advised(place, places[weight if free is None else free], shut)).answer
     return found.verdict, found.reason
 
 
@@ -59,7 +61,7 @@ def good() -> Measurement:
 def test_the_smallest_of_parts_is_good_until_its_interval_is_surely_below_the_limit(
     name: str, good: Measurement
 ) -> None:
-    limit = LIMITS[name][0]
+    limit = spec_of(name).limits.good
     weight = None if name == "strength" else 0.8
     row = next(m for m in good.summary if (m.dimension, m.measure, m.weight) == (name, "score", weight))
     for high, expected in ((limit + 0.01, "good"), (limit - 0.01, "weak")):
@@ -71,7 +73,7 @@ def test_the_smallest_of_parts_is_good_until_its_interval_is_surely_below_the_li
 
 
 def test_a_mean_below_the_limit_is_weak_however_wide_its_interval(good: Measurement) -> None:
-    low = LIMITS["fidelity"][0] - 0.01
+    low = spec_of("fidelity").limits.good - 0.01
     found = changed(good, "fidelity", "score", 0.8, value=low, score=low, ci_low=0.0, ci_high=1.0)
     assert verdict_of(found, "fidelity", 0.8)[0] == "weak"
 
@@ -228,7 +230,7 @@ def test_the_rank_is_the_mean_and_not_its_lower_end(monkeypatch: pytest.MonkeyPa
     cube = np.stack([0.10 * seeds, np.array([0.4, 0.4, 0.4, 0.4, 0.4, 0.0, -0.1, -0.1])[:, None] * seeds])
     draws = resample(cube, RESAMPLES)
     assert draws.interval()[0][1] < draws.interval()[0][0] and draws.estimate[1] > draws.estimate[0]
-    monkeypatch.setattr(deciding, "_objective", lambda grid, measurement: deciding._Objective(draws, cube, "gain"))
+    monkeypatch.setattr(deciding, "_objective", lambda grid, measurement: deciding.Objective(draws, cube, "gain"))
     now = standing(run, found)
     assert now.chosen is not None and now.grid.conditions[now.chosen].weight == 1.0
 
@@ -237,7 +239,7 @@ def test_where_nothing_is_gained_the_least_bad_is_named(monkeypatch: pytest.Monk
     run = make_run("good", weights=(0.0, 0.4, 1.0))
     cube = np.stack([np.full((8, 4), -0.02), np.full((8, 4), -0.03)])
     draws = resample(cube, RESAMPLES)
-    monkeypatch.setattr(deciding, "_objective", lambda grid, measurement: deciding._Objective(draws, cube, "gain"))
+    monkeypatch.setattr(deciding, "_objective", lambda grid, measurement: deciding.Objective(draws, cube, "gain"))
     now = standing(run, measure(run, RESAMPLES))
     assert now.chosen == now.first == 0
 
@@ -262,7 +264,7 @@ def test_a_weight_is_worth_its_likeness_and_the_prompt_that_it_keeps(monkeypatch
         found = changed(found, "alignment", "score", at, value=margin, ci_low=0.8, ci_high=margin)
     cube = np.array(gains)[:, None, None] * np.ones((3, 8, 4))
     draws = resample(cube, RESAMPLES)
-    monkeypatch.setattr(deciding, "_objective", lambda grid, measurement: deciding._Objective(draws, cube, "gain"))
+    monkeypatch.setattr(deciding, "_objective", lambda grid, measurement: deciding.Objective(draws, cube, "gain"))
     now = standing(run, found)
     assert now.chosen is not None and now.grid.conditions[now.chosen].weight == weight
     card = decide(run, found)
@@ -281,7 +283,7 @@ def test_a_lower_weight_that_ties_and_is_not_taken_is_not_called_the_one_that_is
     cube = np.array([0.1, 0.28, 0.3])[:, None, None] + 0.2 * np.random.default_rng(0).normal(size=(3, 8, 4))
     cube += np.array([0.1, 0.28, 0.3])[:, None, None] - cube.mean(axis=(1, 2), keepdims=True)
     draws = resample(cube, RESAMPLES)
-    monkeypatch.setattr(deciding, "_objective", lambda grid, measurement: deciding._Objective(draws, cube, "gain"))
+    monkeypatch.setattr(deciding, "_objective", lambda grid, measurement: deciding.Objective(draws, cube, "gain"))
     card = decide(run, found)
     assert card.weight == 1.2
     assert "cannot be told from weight 1, likeness and prompt together speak for this one" in card.verdict

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lora_eval.scorecard.dimensions.fidelity import formulas as metric
+from lora_eval.scorecard.dimensions import fidelity as metric
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -48,13 +48,13 @@ def test_the_style_ratio_is_of_mean_distances_between_seeds() -> None:
 
 def test_the_unit_of_style_is_the_same_on_average_however_few_prompts_there_are() -> None:
     """Half of the variance between prompts, half within: three prompts must not make the unit smaller."""
-    from lora_eval.scorecard.dimensions.consistency.rows import _style_scale
+    from lora_eval.scorecard.dimensions.consistency.formulas import style_scale
 
     rng = np.random.default_rng(3)
     squares = []
     for _ in range(600):
         styles = rng.normal(size=(3, 1, 5)) + rng.normal(size=(3, 4, 5))
-        squares.append(_style_scale(styles.reshape(-1, 5), np.arange(12).reshape(3, 4)) ** 2)
+        squares.append(style_scale(styles.reshape(-1, 5), np.arange(12).reshape(3, 4)) ** 2)
     assert np.mean(squares) == pytest.approx(2.0, rel=0.05)
 
 
@@ -70,7 +70,7 @@ def test_the_margin_is_held_against_the_prompts_that_are_judged() -> None:
 
 def test_a_prompt_left_out_is_missed_as_a_picture_and_as_a_text() -> None:
     """Jackknife of the mean margin, prompt by prompt, against the values that are resampled."""
-    from lora_eval.scorecard.dimensions.alignment.rows import _as_others
+    from lora_eval.scorecard.dimensions.alignment.formulas import as_others
 
     rng = np.random.default_rng(1)
     prompts, seeds = 24, 3
@@ -91,7 +91,7 @@ def test_a_prompt_left_out_is_missed_as_a_picture_and_as_a_text() -> None:
     rows = np.arange(len(own)).reshape(1, prompts, seeds)
     values = similarity[np.arange(len(own)), own]
     margins = (values - (similarity.sum(axis=1) - values) / (prompts - 1)).reshape(1, prompts, seeds)
-    others = _as_others(similarity, own, rows, margins, everyone)
+    others = as_others(similarity, own, rows, margins, everyone)
     assert others.mean() == pytest.approx(0.0, abs=1e-12)
 
     def error(cube: np.ndarray) -> float:

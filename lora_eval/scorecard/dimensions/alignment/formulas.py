@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lora_eval.scorecard.dimensions import arrays as checks
+from lora_eval.scorecard.dimensions import arrays
 
 
 def clip_t(pictures: np.ndarray, texts: np.ndarray) -> np.ndarray:
@@ -19,8 +19,8 @@ def clip_t(pictures: np.ndarray, texts: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: shapes differ, or not finite unit features.
     """
-    first, second = checks.features(pictures, "pictures"), checks.features(texts, "texts")
-    checks.same_shape(first, second, "pictures and texts")
+    first, second = arrays.features(pictures, "pictures"), arrays.features(texts, "texts")
+    arrays.same_shape(first, second, "pictures and texts")
     return (first * second).sum(axis=1)
 
 
@@ -33,7 +33,7 @@ def retrieval_rank(pictures: np.ndarray, texts: np.ndarray, own: np.ndarray) -> 
     Raises:
         ValueError: not finite unit features, or ``own`` out of range.
     """
-    first, second = checks.features(pictures, "pictures"), checks.features(texts, "texts")
+    first, second = arrays.features(pictures, "pictures"), arrays.features(texts, "texts")
     own = np.asarray(own)
     if own.shape != (len(first),) or (len(own) and not (own.min() >= 0 and own.max() < len(second))):
         raise ValueError(f"own must hold an index below {len(second)} for each of the {len(first)} pictures")
@@ -51,8 +51,8 @@ def foil_wins(pictures: np.ndarray, text: np.ndarray, foils: np.ndarray) -> np.n
     Raises:
         ValueError: not finite unit features.
     """
-    first, wrong = checks.features(pictures, "pictures"), checks.features(foils, "foils")
-    right = checks.features(np.asarray(text)[None], "text")[0]
+    first, wrong = arrays.features(pictures, "pictures"), arrays.features(foils, "foils")
+    right = arrays.features(np.asarray(text)[None], "text")[0]
     return _foil_wins(first @ right, first @ wrong.T)
 
 
@@ -74,3 +74,42 @@ def directional(difference: np.ndarray, text_difference: np.ndarray) -> np.ndarr
     with np.errstate(divide="ignore", invalid="ignore"):
         value = difference @ text / (np.linalg.norm(difference, axis=-1) * np.linalg.norm(text))
     return np.where(np.isfinite(value), value, np.nan)
+
+
+def as_others(
+    similarity: np.ndarray, own: np.ndarray, rows: np.ndarray, margin: np.ndarray, prompts: list[int]
+) -> np.ndarray:
+    """What each prompt adds to the margins of the others, by being one of the texts they are held against.
+
+    The margin is a mean over pairs of prompts: a prompt that is left out of a resample is missed as a picture and
+    as a text. Its text's share is added to its own pictures' values (the projection of a U-statistic; Hoeffding,
+    Ann. Math. Stat. 19, 1948), so that resampling prompts sees both. The mean stays what it is.
+
+    Args:
+        similarity: (N, T) cosine of pictures and texts; ``own`` (N,) each picture's text, -1 for none.
+        rows: (C, P, M) pictures; ``margin`` their margins, NaN where they do not count.
+
+    Returns:
+        (C, P, M), mean 0 over the pictures of ``prompts`` that count; 0 for other prompts.
+    """
+    found = np.isfinite(margin[:, prompts])
+    mine = rows[:, prompts]
+    texts = np.array([own[mine[:, k][mine[:, k] >= 0][0]] if (mine[:, k] >= 0).any() else -1
+                      for k in range(len(prompts))])  # fmt: skip
+    result = np.zeros(margin.shape)
+    if similarity.shape[1] < 2:
+        return result
+    # (C, P, M, Q): each picture against the text of every prompt
+    against = similarity[np.maximum(mine, 0)][..., np.maximum(texts, 0)]
+    counts = found[..., None] & (texts[:, None, None] != texts) & (texts >= 0)
+    number_of = counts.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # (C, M, Q): how near the other prompts' pictures of a seed are to the text of a prompt
+        near = np.where(counts, against, 0.0).sum(axis=1) / number_of
+    near = np.where(found, np.swapaxes(near, 1, 2), np.nan)
+    valid = np.isfinite(near)
+    total = np.maximum(valid.sum(axis=(1, 2), keepdims=True), 1)
+    middle = np.where(valid, near, 0.0).sum(axis=(1, 2), keepdims=True) / total
+    share = (len(prompts) - 1) / (similarity.shape[1] - 1)
+    result[:, prompts] = share * np.where(valid, near - middle, 0.0)
+    return result

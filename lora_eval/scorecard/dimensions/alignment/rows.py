@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from lora_eval.scorecard.dimensions.alignment import formulas as metric
-from lora_eval.scorecard.dimensions.context import Context, number
+from lora_eval.scorecard.dimensions.alignment import formulas
+from lora_eval.scorecard.dimensions.context import Context, Series, number
+from lora_eval.scorecard.dimensions.shared import PromptMargin
 from lora_eval.scorecard.grid import OPEN_ROLES
 from lora_eval.statistics.intervals import wilson
 
@@ -53,7 +54,7 @@ def measure(context: Context) -> None:
     margin, rank = np.full(n, np.nan), np.full(n, np.nan)
     prompts = grid.prompts_of(OPEN_ROLES) or grid.core()
     if len(texts) > 1:
-        rank[known] = metric._retrieval_rank(similarity[known], own[known])
+        rank[known] = formulas._retrieval_rank(similarity[known], own[known])
     judging = sorted({texts.index(own_text[p]) for p in prompts if own_text[p] in data.texts})
     if len(judging) < 2:
         judging = list(range(len(texts)))
@@ -65,24 +66,27 @@ def measure(context: Context) -> None:
         others = (against.sum(axis=1) - np.where(counted, clip_t, 0.0)) / (len(judging) - counted)
         margin = clip_t - others
     # a copied picture ignores its prompt, but that is memorising and is judged there
-    judged = np.where(context.shared.get("copied", np.zeros(n, dtype=bool)), np.nan, 1.0)
+    copies = context.shared.copies
+    judged = np.ones(n) if copies is None else np.where(copies.copied, np.nan, 1.0)
     context.columns.update(
         clip_t=clip_t, clip_t_delta=context.difference_column(clip_t), clip_t_margin=margin, retrieval_rank=rank
     )
     cube = context.paired(clip_t * judged) if context.has_base else grid.cube(clip_t)
     here, base = context.draws(cube, prompts), context.draws(context.paired_base(clip_t, cube), prompts)
-    context.add_draws(NAME, "clip_t", here, base.estimate, bounds=(-1.0, 1.0))
-    context.add_draws(NAME, "clip_t_delta", here.map(lambda w, zero: w - zero, base), 0.0, bounds=(-2.0, 2.0))
+    context.add_series(NAME, "clip_t", Series(here, base.estimate, bounds=(-1.0, 1.0)))
+    delta = here.map(lambda w, zero: w - zero, base)
+    context.add_series(NAME, "clip_t_delta", Series(delta, 0.0, bounds=(-2.0, 2.0)))
     if len(texts) > 1:
         cube = context.paired(rank * judged) if context.has_base else grid.cube(rank)
         rank_0 = context.draws(context.paired_base(rank, cube), prompts).estimate
-        context.add_draws(NAME, "retrieval_rank", context.draws(cube, prompts), rank_0, bounds=(1.0, float(len(texts))))
+        ranks = Series(context.draws(cube, prompts), rank_0, bounds=(1.0, float(len(texts))))
+        context.add_series(NAME, "retrieval_rank", ranks)
     own_margin = context.paired(margin * judged)
     there = context.paired_base(margin, own_margin)
     rows, twins = grid.rows, np.broadcast_to(grid.base, grid.rows.shape)
-    kept = context.draws(own_margin - _as_others(against, mine, rows, own_margin, prompts), prompts).map(
+    kept = context.draws(own_margin - formulas.as_others(against, mine, rows, own_margin, prompts), prompts).map(
         lambda w, zero: np.where(zero < MARGIN_NEEDED, np.nan, w / zero),
-        context.draws(there - _as_others(against, mine, twins, there, prompts), prompts),
+        context.draws(there - formulas.as_others(against, mine, twins, there, prompts), prompts),
     )
     reason = ""
     if not context.has_base:
@@ -99,8 +103,8 @@ def measure(context: Context) -> None:
             verdicts.append(f"not measured: {BASE_DEAF}")
         else:
             verdicts.append("")
-    context.add_draws(NAME, "score", kept, 1.0, score=kept.estimate, verdicts=verdicts)
-    context.shared.update(kept=kept, clip_t_margin=margin * judged)
+    context.add_series(NAME, "score", Series(kept, 1.0, score=kept.estimate, verdicts=verdicts))
+    context.shared.prompt_margin = PromptMargin(kept, margin * judged)
     context.evidence[NAME].update(
         prompts=[grid.prompts[p] for p in prompts],
         interval_scope=kept.scope,
@@ -108,45 +112,6 @@ def measure(context: Context) -> None:
         negative=_negative(context, similarity),
         by_prompt=_by_prompt(context, clip_t, prompts),
     )
-
-
-def _as_others(
-    similarity: np.ndarray, own: np.ndarray, rows: np.ndarray, margin: np.ndarray, prompts: list[int]
-) -> np.ndarray:
-    """What each prompt adds to the margins of the others, by being one of the texts they are held against.
-
-    The margin is a mean over pairs of prompts: a prompt that is left out of a resample is missed as a picture and
-    as a text. Its text's share is added to its own pictures' values (the projection of a U-statistic; Hoeffding,
-    Ann. Math. Stat. 19, 1948), so that resampling prompts sees both. The mean stays what it is.
-
-    Args:
-        similarity: (N, T) cosine of pictures and texts; ``own`` (N,) each picture's text, -1 for none.
-        rows: (C, P, M) pictures; ``margin`` their margins, NaN where they do not count.
-
-    Returns:
-        (C, P, M), mean 0 over the pictures of ``prompts`` that count; 0 for other prompts.
-    """
-    found = np.isfinite(margin[:, prompts])
-    mine = rows[:, prompts]
-    texts = np.array([own[mine[:, k][mine[:, k] >= 0][0]] if (mine[:, k] >= 0).any() else -1
-                      for k in range(len(prompts))])  # fmt: skip
-    result = np.zeros(margin.shape)
-    if similarity.shape[1] < 2:
-        return result
-    # (C, P, M, Q): each picture against the text of every prompt
-    against = similarity[np.maximum(mine, 0)][..., np.maximum(texts, 0)]
-    counts = found[..., None] & (texts[:, None, None] != texts) & (texts >= 0)
-    number_of = counts.sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # (C, M, Q): how near the other prompts' pictures of a seed are to the text of a prompt
-        near = np.where(counts, against, 0.0).sum(axis=1) / number_of
-    near = np.where(found, np.swapaxes(near, 1, 2), np.nan)
-    valid = np.isfinite(near)
-    total = np.maximum(valid.sum(axis=(1, 2), keepdims=True), 1)
-    middle = np.where(valid, near, 0.0).sum(axis=(1, 2), keepdims=True) / total
-    share = (len(prompts) - 1) / (similarity.shape[1] - 1)
-    result[:, prompts] = share * np.where(valid, near - middle, 0.0)
-    return result
 
 
 def _by_prompt(context: Context, clip_t: np.ndarray, prompts: list[int]) -> dict[str, dict[str, Any]]:
@@ -184,7 +149,7 @@ def _elements(context: Context, own: np.ndarray) -> dict[str, list[dict[str, Any
             rows = np.concatenate([grid.rows[:, p].ravel(), grid.base[p]])
             rows = rows[rows >= 0]
             wins = np.full(n, np.nan)
-            wins[rows] = metric._foil_wins(features[rows] @ right, features[rows] @ wrong.T)
+            wins[rows] = formulas._foil_wins(features[rows] @ right, features[rows] @ wrong.T)
             all_won = np.where(np.isfinite(wins), wins == 1.0, False)
             won[rows] += all_won[rows]
             tried[rows] += 1
@@ -221,15 +186,16 @@ def _elements(context: Context, own: np.ndarray) -> dict[str, list[dict[str, Any
     prompts = [p for p, _ in judged]
     here, base = context.draws(share, prompts), context.draws(share_0, prompts)
     change = here.map(lambda w, zero: w - zero, base)
-    context.add_draws(NAME, "foils_beaten", here, base.estimate, bounds=(0.0, 1.0), of_shares=True)
-    context.add_draws(NAME, "foils_beaten_delta", change, 0.0, bounds=(-1.0, 1.0), of_shares=True)
-    context.shared["elements_delta"] = change
+    beaten = Series(here, base.estimate, bounds=(0.0, 1.0), interval="widened")
+    context.add_series(NAME, "foils_beaten", beaten)
+    beaten_delta = Series(change, 0.0, bounds=(-1.0, 1.0), interval="widened")
+    context.add_series(NAME, "foils_beaten_delta", beaten_delta)
     hits_each, tries = (grid.cube(np.where(tried > 0, values, np.nan)) for values in (won, tried))
     with_elements = [p for p in range(len(grid.prompts)) if np.isfinite(tries[:, p]).any()]
     rate = context.draws(hits_each, with_elements).map(lambda a, b: a / b, context.draws(tries, with_elements))
     zero = np.array([sum(e["weight_0_won"] for e in found) / max(1, sum(e["weight_0_of"] for e in found))
                      for found in (per_condition[c.key] for c in grid.conditions)])  # fmt: skip
-    context.add_shares(NAME, "element_win_rate", rate, zero)
+    context.add_series(NAME, "element_win_rate", Series(rate, zero, interval="wilson"))
     return per_condition
 
 
@@ -270,7 +236,7 @@ def _negative(context: Context, similarity: np.ndarray) -> dict[str, Any]:
         context.not_measured(NAME, "negative_effect", f"{reason}; draw the same prompt and seeds with and without it")
         return result
     draws, base = context.draws(effect, prompts), context.draws(effect_0, prompts)
-    context.add_draws(NAME, "negative_effect", draws, base.estimate, bounds=(-2.0, 2.0))
+    context.add_series(NAME, "negative_effect", Series(draws, base.estimate, bounds=(-2.0, 2.0)))
     low, high = draws.interval()
     for c, condition in enumerate(grid.conditions):
         result[condition.key] = {

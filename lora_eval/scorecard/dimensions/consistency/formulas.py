@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_eval.scorecard.dimensions import arrays as checks
+from lora_eval.scorecard.dimensions import arrays
 from lora_eval.statistics.ranks import robust_z
 
 FREEDOM_NEEDED = 6
@@ -41,8 +41,8 @@ def carlos(with_lora: np.ndarray, without: np.ndarray) -> Carlos:
     Raises:
         ValueError: shapes differ, values not finite or not of unit length.
     """
-    first, second = checks.features(with_lora, "with_lora"), checks.features(without, "without")
-    checks.same_shape(first, second, "with_lora and without")
+    first, second = arrays.features(with_lora, "with_lora"), arrays.features(without, "without")
+    arrays.same_shape(first, second, "with_lora and without")
     difference = first - second
     mask = np.ones(len(difference), dtype=bool)
     return Carlos(
@@ -60,7 +60,7 @@ def vendi(features: np.ndarray) -> float:
     Raises:
         ValueError: not (n, D) finite unit features.
     """
-    array = checks.features(features, "features")
+    array = arrays.features(features, "features")
     return float(vendi_of_gram(array @ array.T))
 
 
@@ -70,7 +70,7 @@ def pairwise_similarity(features: np.ndarray) -> float:
     Raises:
         ValueError: fewer than two pictures, or not finite unit features.
     """
-    array = checks.features(features, "features", at_least=2)
+    array = arrays.features(features, "features", at_least=2)
     return float(pair_mean((array @ array.T)[None], np.ones((1, len(array)), dtype=bool))[0])
 
 
@@ -213,3 +213,72 @@ def split(features: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
     total = float(np.trace(gram))
     top = float(np.linalg.eigvalsh(gram)[-1])
     return top / freedom, (top / total if total > 0 else float("nan"))
+
+
+def style_scale(styles: np.ndarray, base_rows: np.ndarray) -> np.ndarray:
+    """Spread of each style statistic over the pictures of weight 0, (K,); over all of the run, where there are none.
+
+    Root of half the mean squared difference of pictures of different prompts: over all pictures, those of one prompt
+    among them, it would be the smaller the fewer prompts there are.
+    """
+    if not styles.size:
+        return np.ones(styles.shape[1] if styles.ndim == 2 else 0)
+    values = np.asarray(styles, dtype=np.float64)
+    if (base_rows >= 0).sum() > 1:
+        groups = [np.sort(values[rows[rows >= 0]], axis=0) for rows in base_rows]
+    else:
+        groups = [np.sort(values, axis=0)]
+    # sorted, so that sums run in the same order however the table is ordered
+    every = np.sort(np.concatenate(groups), axis=0)
+    middle = every.mean(axis=0)
+
+    def over_pairs(rows: np.ndarray) -> np.ndarray:
+        """Squared differences, summed over pairs of rows."""
+        off = rows - middle
+        return np.asarray(len(rows) * (off**2).sum(axis=0) - off.sum(axis=0) ** 2)
+
+    pairs = len(every) ** 2 - sum(len(group) ** 2 for group in groups)
+    between = over_pairs(every) - np.sort([over_pairs(group) for group in groups], axis=0).sum(axis=0)
+    deviation = np.sqrt(np.clip(between, 0.0, None) / pairs) if pairs else every.std(axis=0)
+    return np.where(deviation > 1e-6, deviation, 1.0)
+
+
+def style_distances(styles: np.ndarray) -> np.ndarray:
+    """(..., n, K) standardised -> (..., n, n) distance, root of half the mean squared difference of the statistics.
+
+    Not its square: one prompt whose seeds fall out would then hold most of the mean over prompts, and with the
+    handful of prompts of a suite no interval of such a mean holds the truth.
+    """
+    if not styles.shape[-1]:
+        return np.full((*styles.shape[:-1], styles.shape[-2]), np.nan)
+    # through the Gram matrix
+    square = (styles**2).sum(axis=-1)
+    gram = styles @ np.swapaxes(styles, -1, -2)
+    total = np.clip(square[..., :, None] + square[..., None, :] - 2 * gram, 0.0, None)
+    return np.asarray(np.sqrt(total / (2 * styles.shape[-1])))
+
+
+def across_prompts(difference: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Cosine between the mean changes of different prompts, as pseudo-values (T, 1)."""
+    present = mask.any(axis=1)
+    count = np.maximum(mask.sum(axis=1), 1)[:, None]
+    means = np.where(mask[..., None], difference, 0.0).sum(axis=1) / count
+    return pseudo_values(cosines(means)[None], (present & (np.linalg.norm(means, axis=1) > 1e-5))[None])[0][:, None]
+
+
+def means_apart(styles: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Distance between the prompts' mean styles, as pseudo-values (T, 1)."""
+    present: np.ndarray = np.asarray(mask.any(axis=1))
+    means = np.where(mask[..., None], styles, 0.0).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)[:, None]
+    return pseudo_values(style_distances(means)[None], present[None])[0][:, None]
+
+
+def seed_spread(features: np.ndarray, mask: np.ndarray) -> float:
+    """Mean distance of two seeds of one prompt at weight 0: the yardstick of the LoRA's effect."""
+    total, count = 0.0, 0
+    for p in range(len(mask)):
+        x = features[p][mask[p]]
+        if len(x) >= 2:
+            distance = np.sqrt(np.clip(2.0 - 2.0 * (x @ x.T), 0.0, None))[np.triu_indices(len(x), 1)]
+            total, count = total + float(distance.sum()), count + distance.size
+    return total / count if count else float("nan")

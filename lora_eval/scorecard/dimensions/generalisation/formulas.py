@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_eval.scorecard.dimensions import arrays as checks
+from lora_eval.scorecard.dimensions import arrays
 
 SSIM_WINDOW = 7
 # SSIM of two different photographs is about .1 to .4, of a picture and its recompressed copy above .9
@@ -43,7 +43,7 @@ def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         ValueError: shapes differ, or a side is below 7.
     """
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    checks.same_shape(first, second, "first and second")
+    arrays.same_shape(first, second, "first and second")
     if first.ndim != 3 or min(first.shape[1:]) < SSIM_WINDOW:
         raise ValueError(f"pictures must be (n, H, W) with sides of at least {SSIM_WINDOW}, got {first.shape}")
     # a slice at a time: the five moment maps of many pictures would not fit in the cache
@@ -77,7 +77,7 @@ def nearest(pictures: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.
     Raises:
         ValueError: not finite unit features.
     """
-    return _nearest(checks.features(pictures, "pictures"), checks.features(training, "training"))
+    return _nearest(arrays.features(pictures, "pictures"), arrays.features(training, "training"))
 
 
 def _nearest(pictures: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +101,7 @@ def copy_limits(features: np.ndarray, thumbs: np.ndarray, unseen: np.ndarray | N
     Raises:
         ValueError: fewer than three training pictures or shapes that do not match.
     """
-    array = checks.features(features, "features", at_least=3)
+    array = arrays.features(features, "features", at_least=3)
     if len(thumbs) != len(array):
         raise ValueError(f"features and thumbs must match, got {len(array)} and {len(thumbs)}")
     similarity = array @ array.T

@@ -46,6 +46,14 @@ def csm(weights: np.ndarray, response: np.ndarray) -> float:
     return float(np.std(np.diff(response) / span * (step.mean() / step)))
 
 
+def csm_of_draws(weights: np.ndarray, curves: np.ndarray) -> np.ndarray:
+    """CSM of every bootstrapped curve, (R, W) -> (R,); see :func:`csm`."""
+    span = curves.max(axis=1) - curves.min(axis=1)
+    step = np.diff(weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.std(np.diff(curves, axis=1) / span[:, None] * (step.mean() / step), axis=1)
+
+
 def switch_csm(gaps: int) -> float:
     """CSM of a perfect switch (the whole response in one of ``gaps`` steps): the worst monotone curve."""
     return math.sqrt(1.0 / gaps - 1.0 / gaps**2)

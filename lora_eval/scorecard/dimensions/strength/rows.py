@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lora_eval.scorecard.dimensions.context import Context, number
-from lora_eval.scorecard.dimensions.strength import formulas as metric
+from lora_eval.scorecard.dimensions.context import Context, Estimate, number
+from lora_eval.scorecard.dimensions.strength import formulas
 from lora_eval.scorecard.grid import OPEN_ROLES, Condition
 from lora_eval.statistics.bootstrap import Draws, resample
 from lora_eval.statistics.intervals import wilson
@@ -21,17 +21,42 @@ BLANK_RANGE = 0.008
 ALIGNMENT_TOLERANCE = 0.75
 # a LoRA should stand weight 1 undistorted; the article's everyday range is 0.4 to 0.8
 FULL_WEIGHT = 1.0
-# half of the likeness should not be there before this weight, or the dial has no room left (everyday weights: .4 to .8)
-EVERYDAY = 0.35
+# half of the likeness should not be there before this weight, or no room is left for lower ones (everyday: .4 to .8)
+EARLIEST_HALF = 0.35
 # from the weight that reaches this share of the best gain on, nothing needs to rise any more
 FULL_GAIN = 0.95
 # gain still rising by more than this share of its maximum is a style on its way, not a break
 STILL_RISING = 0.05
 
 
+class _Rows:
+    """Rows that belong to a whole checkpoint.
+
+    Args:
+        context: the run.
+        where: any condition of the checkpoint.
+        n: number of pictures behind each row.
+    """
+
+    def __init__(self, context: Context, where: Condition, n: int) -> None:
+        self.context, self.where, self.n = context, where, n
+
+    def add(
+        self,
+        measure: str,
+        value: float,
+        interval: tuple[float, float] | None = None,
+        verdict: str = "",
+        score: float | None = None,
+    ) -> None:
+        """Append a row."""
+        found = Estimate(value, interval, self.n, score=score, verdict=verdict)
+        self.context.add(self.where, NAME, measure, found, whole_checkpoint=True)
+
+
 def measure(context: Context) -> None:
     """Score: the smallest of monotony (Spearman), smoothness (1 - CSM over a switch's), onset (over weight 1) and
-    room (the weight that brings half of the likeness, over EVERYDAY).
+    room (the weight that brings half of the likeness, over EARLIEST_HALF).
 
     1 = every step of weight brings more of the concept, evenly, and nothing breaks up to weight 1;
     0 = the weight does nothing orderly. It belongs to the checkpoint, not to one weight.
@@ -42,7 +67,7 @@ def measure(context: Context) -> None:
     _blank(context)
     context.evidence[NAME] = {
         "statistics": list(data.pixel_names),
-        "left_spread_at_z": metric.LEFT_SPREAD,
+        "left_spread_at_z": formulas.LEFT_SPREAD,
         "votes_needed": VOTES,
     }
     curves: dict[str, Any] = {}
@@ -50,7 +75,7 @@ def measure(context: Context) -> None:
         chosen = [c for c in grid.of(checkpoint) if grid.conditions[c].weight > 0]
         if not chosen:
             continue
-        curves[checkpoint] = _checkpoint(context, checkpoint, chosen, z)
+        curves[checkpoint] = _checkpoint(context, chosen, z)
     context.evidence[NAME]["curves"] = curves
 
 
@@ -64,14 +89,14 @@ def _departures(context: Context, prompts: list[int]) -> np.ndarray:
         return result
     pixels = data.pixels.astype(np.float64)
     base = np.where((grid.base[prompts] >= 0)[..., None], pixels[np.maximum(grid.base[prompts], 0)], np.nan)
-    centre, spread = metric._base_spread(base)
+    centre, spread = formulas._base_spread(base)
     allowed = None
     if _references_known(context) and data.references is not None and data.references.pixels is not None:
         allowed = np.quantile(data.references.pixels.astype(np.float64), [0.05, 0.95], axis=0)
 
     def fill(rows: np.ndarray) -> np.ndarray:
         value = np.where((rows >= 0)[..., None], pixels[np.maximum(rows, 0)], np.nan)
-        z = metric.departure(value, centre[:, None, :], spread, allowed)
+        z = formulas.departure(value, centre[:, None, :], spread, allowed)
         found = rows >= 0
         second = np.sort(np.where(np.isfinite(z), np.abs(z), 0.0), axis=-1)[..., -min(VOTES, z.shape[-1])]
         column[rows[found]] = second[found]
@@ -99,17 +124,17 @@ def _blank(context: Context) -> None:
     for c, condition in enumerate(grid.conditions):
         rows = grid.rows[c][grid.rows[c] >= 0]
         hits = int(blank[rows].sum())
-        context.add(condition, NAME, "blank_share", hits / len(rows), wilson(hits, len(rows)), len(rows), at_zero)
+        found = Estimate(hits / len(rows), wilson(hits, len(rows)), len(rows), at_zero)
+        context.add(condition, NAME, "blank_share", found)
 
 
 def _response(context: Context, chosen: list[int]) -> tuple[np.ndarray, str]:
     """(W, P, M) gain over weight 0 of each picture, and of what: likeness or, without references, own direction."""
     grid, core = context.grid, context.grid.core()
-    clip_i = context.shared.get("clip_i")
-    if clip_i is not None:
-        return (context.paired(clip_i) - context.paired_base(clip_i))[chosen][
-            :, core
-        ], "likeness to the references (cosine)"
+    if context.shared.likeness is not None:
+        clip_i = context.shared.likeness.clip_i
+        gain = context.paired(clip_i) - context.paired_base(clip_i)
+        return gain[chosen][:, core], "likeness to the references (cosine)"
     features, twins = context.data.features.astype(np.float64), grid.twins()[:, core]
 
     def change(c: int) -> np.ndarray:
@@ -129,33 +154,34 @@ def _response(context: Context, chosen: list[int]) -> tuple[np.ndarray, str]:
     ), "movement along the LoRA's own direction (no references)"
 
 
-def _checkpoint(context: Context, checkpoint: str, chosen: list[int], z: np.ndarray) -> dict[str, Any]:
+def _checkpoint(context: Context, chosen: list[int], z: np.ndarray) -> dict[str, Any]:
+    """Rows of one checkpoint.
+
+    Args:
+        chosen: indices of its conditions of weight above 0, ascending.
+        z: (C, K) departures of the statistics from weight 0.
+
+    Returns:
+        The response curve, for the evidence.
+    """
     grid = context.grid
-    where: Condition = grid.conditions[chosen[0]]
     weights = np.array([grid.conditions[c].weight for c in chosen])
     response, meaning = _response(context, chosen)
     gain = resample(response, context.resamples, context.seed)
     low, high = gain.interval()
     off = _beyond_purpose(context, z[chosen], gain)
-    votes = metric.votes(off)
+    votes = formulas.votes(off)
     still = _rising(gain)
-    strongly = metric.votes(off, 2 * metric.LEFT_SPREAD) >= VOTES
+    strongly = formulas.votes(off, 2 * formulas.LEFT_SPREAD) >= VOTES
     # a likeness still on its way may move statistics too; far beyond the references' own it may not
     excused = still & ~(strongly if _references_known(context) else np.zeros_like(strongly))
     left, strongly = (votes >= VOTES) & ~excused, strongly & ~excused
-    kept: Draws | None = context.shared.get("kept")
-    deaf = np.zeros(len(chosen), dtype=bool)
-    if kept is not None:
-        _, kept_high = kept.interval()
-        with np.errstate(invalid="ignore"):
-            deaf = (
-                np.where(np.isfinite(kept_high[chosen]), kept_high[chosen], kept.estimate[chosen]) < ALIGNMENT_TOLERANCE
-            )
+    deaf = _ignores_prompt(context, chosen)
     pixels_known = bool(np.isfinite(z[chosen]).any())
-    onset = metric.onset(weights, left, strongly) if pixels_known else math.nan
+    onset = formulas.onset(weights, left, strongly) if pixels_known else math.nan
     fine = ~deaf & ~(weights >= onset)
-    usable = metric.usable(weights, gain.estimate, fine)
-    best = metric.middle(weights, usable)
+    usable = formulas.usable(weights, gain.estimate, fine)
+    best = formulas.middle(weights, usable)
     curve = {
         "response": meaning,
         "weights": [0.0, *map(float, weights)],
@@ -172,75 +198,87 @@ def _checkpoint(context: Context, checkpoint: str, chosen: list[int], z: np.ndar
         "recommended": number(best),
     }
 
-    def row(
-        measure: str, value: float, interval: tuple[float, float] | None = None, verdict: str = "", score: Any = None
-    ) -> None:
-        context.add(where, NAME, measure, value, interval, int(gain.n.max(initial=0)), score=score, verdict=verdict,
-                    whole_checkpoint=True)  # fmt: skip
-
-    for c, i in zip(chosen, range(len(chosen)), strict=True):
-        context.add(grid.conditions[c], NAME, "response", gain.estimate[i], (low[i], high[i]), int(gain.n[i]), 0.0)
+    table = _Rows(context, grid.conditions[chosen[0]], int(gain.n.max(initial=0)))
+    for i, c in enumerate(chosen):
+        n = int(gain.n[i])
+        response_here = Estimate(gain.estimate[i], (low[i], high[i]), n, 0.0)
+        context.add(grid.conditions[c], NAME, "response", response_here)
         if pixels_known:
             voted = f"{int(votes[i])} of {z.shape[1]} statistics left the spread of weight 0"
-            context.add(grid.conditions[c], NAME, "distortion_z", float(np.sort(np.abs(z[c]))[-min(VOTES, z.shape[1])]),
-                        n=int(gain.n[i]), baseline=0.0, verdict=voted)  # fmt: skip
-    context.shared.setdefault("onset", {})[checkpoint] = onset
-    row("onset", onset, verdict="" if math.isfinite(onset) else _no_onset(pixels_known, weights))
-    row("usable_low", float(weights[usable][0]) if usable.any() else math.nan)
-    row("usable_high", float(weights[usable][-1]) if usable.any() else math.nan)
-    row("recommended_weight", best)
-    reason = ""
-    if not context.has_base:
-        reason = "no picture at weight 0; draw the same prompts and seeds without the LoRA"
-    elif len(weights) + 1 < metric.WEIGHTS_NEEDED:
-        reason = f"{len(weights) + 1} weights with weight 0; draw at least {metric.WEIGHTS_NEEDED}, better 6"
-    elif not np.isfinite(gain.estimate).all():
-        reason = "pictures are missing at some weights, or nothing changes with weight"
-    elif not np.nanmax(np.where(np.isfinite(low), low, gain.estimate)) > _least_gain(context, chosen):
-        reason = "nothing rises with weight, so there is no response to judge"
+            second = float(np.sort(np.abs(z[c]))[-min(VOTES, z.shape[1])])
+            context.add(grid.conditions[c], NAME, "distortion_z", Estimate(second, n=n, baseline=0.0, verdict=voted))
+    table.add("onset", onset, verdict="" if math.isfinite(onset) else _no_onset(pixels_known, weights))
+    table.add("usable_low", float(weights[usable][0]) if usable.any() else math.nan)
+    table.add("usable_high", float(weights[usable][-1]) if usable.any() else math.nan)
+    table.add("recommended_weight", best)
+    reason = _missing(context, weights, gain, low, _least_gain(context, chosen))
     if reason:
-        row("score", math.nan, verdict=f"not measured: {reason}")
+        table.add("score", math.nan, verdict=f"not measured: {reason}")
         return curve
-    _judge(curve, row, weights, response, gain, onset, context)
+    _judge(curve, table, weights, response, gain, onset)
     return curve
 
 
+def _missing(context: Context, weights: np.ndarray, gain: Draws, low: np.ndarray, least: float) -> str:
+    """Why a checkpoint has no score, "" where it has one. ``least``: the gain below which nothing rises."""
+    if not context.has_base:
+        return "no picture at weight 0; draw the same prompts and seeds without the LoRA"
+    if len(weights) + 1 < formulas.WEIGHTS_NEEDED:
+        return f"{len(weights) + 1} weights with weight 0; draw at least {formulas.WEIGHTS_NEEDED}, better 6"
+    if not np.isfinite(gain.estimate).all():
+        return "pictures are missing at some weights, or nothing changes with weight"
+    if not np.nanmax(np.where(np.isfinite(low), low, gain.estimate)) > least:
+        return "nothing rises with weight, so there is no response to judge"
+    return ""
+
+
+def _ignores_prompt(context: Context, chosen: list[int]) -> np.ndarray:
+    """(W,) whether a weight keeps less than ALIGNMENT_TOLERANCE of the margin between prompts, interval and all."""
+    if context.shared.prompt_margin is None:
+        return np.zeros(len(chosen), dtype=bool)
+    kept = context.shared.prompt_margin.kept
+    _, high = kept.interval()
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(high[chosen]), high[chosen], kept.estimate[chosen]) < ALIGNMENT_TOLERANCE
+
+
 def _judge(
-    curve: dict[str, Any],
-    row: Any,
-    weights: np.ndarray,
-    response: np.ndarray,
-    gain: Draws,
-    onset: float,
-    context: Context,
+    curve: dict[str, Any], table: _Rows, weights: np.ndarray, response: np.ndarray, gain: Draws, onset: float
 ) -> None:
-    """Monotony, smoothness, knee and the score of one checkpoint with enough weights."""
+    """Monotony, smoothness, knee and the score of a checkpoint with enough weights.
+
+    Args:
+        curve: its evidence, which gets more keys.
+        table: takes the rows.
+        weights: (W,) ascending, above 0; response: (W, P, M) gain of each picture; gain: draws (W,) of its mean.
+        onset: weight from which pictures are distorted, NaN for none.
+    """
     grid = np.concatenate([[0.0], weights])
     with_zero = np.concatenate([np.where(np.isfinite(response[:1]), 0.0, np.nan), response])
-    rho = metric.monotony(grid, np.moveaxis(with_zero, 0, -1))
-    pairs = resample(rho, context.resamples, context.seed)
+    rho = formulas.monotony(grid, np.moveaxis(with_zero, 0, -1))
+    pairs = resample(rho, table.context.resamples, table.context.seed)
     mean = np.concatenate([[0.0], gain.estimate])
     means = np.concatenate([np.zeros((len(gain.samples), 1)), gain.samples], axis=1)
     # once the concept is all there a LoRA may level off or decline: that is what the usable range is for
     full = int(np.argmax(gain.estimate >= FULL_GAIN * gain.estimate.max()))
-    top = max(full + 1, metric.WEIGHTS_NEEDED - 1)
+    top = max(full + 1, formulas.WEIGHTS_NEEDED - 1)
     rise, mean_rise, means_rise = grid[: top + 1], mean[: top + 1], means[:, : top + 1]
-    worst = metric.switch_csm(top)
-    smooth = 1.0 - _csm_of_draws(rise, means_rise) / worst
+    worst = formulas.switch_csm(top)
+    smooth = 1.0 - formulas.csm_of_draws(rise, means_rise) / worst
     unbroken = min(1.0, onset / FULL_WEIGHT) if math.isfinite(onset) else 1.0
     # the onset lies between the last sound weight and the first broken one
     sound = weights[weights < onset] if math.isfinite(onset) else weights
     last_sound = (float(sound[-1]) if sound.size else 0.0) / FULL_WEIGHT if math.isfinite(onset) else 1.0
-    half = float(metric.half_weight(grid, mean))
+    half, halves = float(formulas.half_weight(grid, mean)), formulas.half_weight(grid, means)
     parts: dict[str, tuple[float, float, float]] = {
-        "monotony": _spread(float(metric.monotony(rise, mean_rise)), metric.monotony(rise, means_rise)),
-        "smoothness": _spread(1.0 - metric.csm(rise, mean_rise) / worst, smooth),
+        "monotony": _spread(float(formulas.monotony(rise, mean_rise)), formulas.monotony(rise, means_rise)),
+        "smoothness": _spread(1.0 - formulas.csm(rise, mean_rise) / worst, smooth),
         "unbroken": (unbroken, min(last_sound, unbroken), unbroken),
-        "room": _spread(min(1.0, half / EVERYDAY), np.minimum(1.0, metric.half_weight(grid, means) / EVERYDAY)),
+        "room": _spread(min(1.0, half / EARLIEST_HALF), np.minimum(1.0, halves / EARLIEST_HALF)),
     }
     name = min(parts, key=lambda key: (round(parts[key][0], 9), key))
     score, low, high = (min(1.0, max(0.0, value)) for value in parts[name])
-    csm, knee = metric.csm(grid, mean), metric.knee(grid, mean)
+    csm, knee = formulas.csm(grid, mean), formulas.knee(grid, mean)
     finite = rho[np.isfinite(rho)]
     curve.update(
         csm=number(csm),
@@ -251,19 +289,11 @@ def _judge(
         weakest=name,
     )
     pair_low, pair_high = pairs.interval(low=-1.0, high=1.0)
-    row("monotony", float(pairs.estimate), (float(pair_low), float(pair_high)))
-    row("half_weight", half)
-    row("csm", csm)
-    row("knee", knee)
-    row("score", score, (low, high), score=score)
-
-
-def _csm_of_draws(weights: np.ndarray, curves: np.ndarray) -> np.ndarray:
-    """CSM of every bootstrapped curve, (R, W) -> (R,); see :func:`metrics.strength.csm`."""
-    span = curves.max(axis=1) - curves.min(axis=1)
-    step = np.diff(weights)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.std(np.diff(curves, axis=1) / span[:, None] * (step.mean() / step), axis=1)
+    table.add("monotony", float(pairs.estimate), (float(pair_low), float(pair_high)))
+    table.add("half_weight", half)
+    table.add("csm", csm)
+    table.add("knee", knee)
+    table.add("score", score, (low, high), score=score)
 
 
 def _spread(value: float, draws: np.ndarray) -> tuple[float, float, float]:
@@ -303,16 +333,17 @@ def _beyond_purpose(context: Context, z: np.ndarray, gain: Draws) -> np.ndarray:
     best = np.nanmax(gain.estimate) if np.isfinite(gain.estimate).any() else 0.0
     if not best > 0:
         return z
-    reached = int(np.argmax(np.nan_to_num(gain.estimate, nan=-np.inf) >= metric.KEPT_GAIN * best))
+    reached = int(np.argmax(np.nan_to_num(gain.estimate, nan=-np.inf) >= formulas.KEPT_GAIN * best))
     return np.where(np.sign(z) == np.sign(z[reached]), np.sign(z) * np.clip(np.abs(z) - np.abs(z[reached]), 0, None), z)
 
 
 def _least_gain(context: Context, chosen: list[int]) -> float:
     """The gain below which nothing rises: a twentieth of the way to the references, or a tenth of seed noise."""
-    if "clip_i" in context.shared:
-        room = context.shared["ceiling"] - context.shared["base_clip_i"].estimate[chosen]
+    likeness, variety = context.shared.likeness, context.shared.variety
+    if likeness is not None:
+        room = likeness.ceiling - likeness.base.estimate[chosen]
         return float(0.05 * np.nanmax(room)) if np.isfinite(room).any() else 0.0
-    spread = context.shared.get("seed_spread", math.nan)
+    spread = math.nan if variety is None else variety.seed_spread
     return 0.1 * spread if math.isfinite(spread) else 0.0
 
 
