@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 
 from lora_eval.scorecard.data import Advice
 from lora_eval.scorecard.decision.verdicts import Judged
+from lora_eval.scorecard.dimensions import curve
+from lora_eval.scorecard.dimensions.registry import CHECKS
 
 # rows of one dimension that are advised at most
 MOST_ROWS = 2
@@ -19,12 +21,7 @@ def advise(judged: Sequence[Judged], failed: Collection[str], checkpoint_count: 
         failed: names of the checks that failed where nothing can be recommended, for example ``no effect``.
         checkpoint_count: checkpoints measured; with one there is no earlier one to go back to.
     """
-    found: list[Advice] = []
-    if "no effect" in failed:
-        change = (
-            "check that it is loaded and made for this base model; else train longer or with a higher learning rate"
-        )
-        found.append(Advice("fidelity", "the LoRA does not change the pictures", change))
+    found = [check.advice for _, check in CHECKS if check.advice is not None and check.name in failed]
     weak = [one for one in judged if one.answer.verdict in ("weak", "poor")]
     for one in sorted(weak, key=_weakest_first):
         rows = [remedy for remedy in one.spec.remedies if remedy.seen(one.result, one.answer)]
@@ -32,7 +29,7 @@ def advise(judged: Sequence[Judged], failed: Collection[str], checkpoint_count: 
         found += [Advice(one.spec.name, remedy.what, remedy.change) for remedy in exact[:MOST_ROWS]]
     if checkpoint_count == 1 and weak:
         change = "save a checkpoint every 100 to 200 steps and score them all"
-        found.append(Advice("curve", "one checkpoint was judged", change))
+        found.append(Advice(curve.NAME, "one checkpoint was judged", change))
     return found + [
         Advice(one.spec.name, "not measured", one.answer.reason) for one in judged if one.answer.score is None
     ]

@@ -8,6 +8,7 @@ from lora_eval.scorecard.data import Dimension
 from lora_eval.scorecard.decision.leaderboard import entry
 from lora_eval.scorecard.decision.standing import Standing
 from lora_eval.scorecard.dimensions import fidelity
+from lora_eval.scorecard.dimensions.registry import CHECKS
 
 # checkpoints that are named among those that cannot be separated from the advised one
 MOST_NAMED = 3
@@ -22,7 +23,7 @@ def verdict_sentence(now: Standing, dimensions: Mapping[str, Dimension]) -> str:
     """
     if now.chosen is None:
         return _nothing(now)
-    text = _use(now, now.chosen, dimensions["fidelity"]) + _rivals(now, now.chosen)
+    text = _use(now, now.chosen, dimensions[fidelity.NAME]) + _rivals(now, now.chosen)
     scored = [d for d in dimensions.values() if d.verdict in ("weak", "poor") and d.score is not None]
     if scored:
         worst = min(scored, key=lambda d: (d.verdict != "poor", d.score if d.score is not None else 9.0, d.name))
@@ -33,10 +34,9 @@ def verdict_sentence(now: Standing, dimensions: Mapping[str, Dimension]) -> str:
 def _nothing(now: Standing) -> str:
     found = [names for names, c in zip(now.failed, now.grid.conditions, strict=True) if c.weight > 0]
     reasons = list(dict.fromkeys(name for names in found for name in names))
-    if reasons and all("no effect" in names for names in found):
-        return (
-            "The LoRA has no effect: at its largest weight the pictures differ from weight 0 by less than two seeds do."
-        )
+    for _, check in CHECKS:
+        if check.verdict and found and all(check.name in names for names in found):
+            return check.verdict
     if not reasons:
         return "Nothing can be recommended: no picture with the LoRA could be compared with weight 0."
     return f"No checkpoint and weight is usable: {', '.join(reasons)} at every weight."

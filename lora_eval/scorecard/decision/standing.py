@@ -186,7 +186,7 @@ def _lowest_equal(grid: Grid, worth: np.ndarray, conditions: list[int]) -> int:
 
 def _margin_kept(place: Place) -> float:
     """Share of the base model's margin between prompts that is kept, at most all; 1 when not measured."""
-    row = alignment.SPEC.read(place).score
+    row = alignment.read(place).score
     return 1.0 if row is None or row.value is None else min(1.0, row.value)
 
 

@@ -1,1 +1,1 @@
-"""The six dimensions, each from its formulas to its rows of the summary."""
+"""The dimensions of a scorecard, each from its formulas to its rules and its words; see ``spec.py``."""

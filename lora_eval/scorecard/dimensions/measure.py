@@ -1,29 +1,8 @@
-"""From features to numbers: the six dimensions of a run, with intervals.
+"""Measuring a run: every dimension in turn fills the columns of the cells and the rows of the summary.
 
-Columns of ``cell_metrics`` (one row per picture, in the order of the cells; empty where not measured):
-
-| column | what it is | compared with |
-|---|---|---|
-| ``effect`` | length of the feature's change, 0 to 2 | weight 0, same prompt and seed |
-| ``carlos`` | mean cosine of that change to the other seeds' change | other seeds of the prompt; 0 is noise |
-| ``drift_z`` | modified z of style and feature | other seeds of the prompt; above 4 it drifts |
-| ``clip_i`` | mean cosine to the references | the row ``clip_i`` of the summary: weight 0 and leave-one-out |
-| ``clip_i_gain`` | ``clip_i`` less that of weight 0 | weight 0, same prompt and seed |
-| ``dino``, ``face``, ``*_gain`` | the same by another encoder | the same |
-| ``clip_t`` | cosine to the prompt (class word for trigger) | weight 0 |
-| ``clip_t_delta`` | ``clip_t`` less that of weight 0 | weight 0, same prompt and seed |
-| ``clip_t_margin`` | ``clip_t`` less the mean cosine to the other prompts | 0 is chance |
-| ``retrieval_rank`` | rank of the own prompt, 1 is best | the suite's prompts |
-| ``elements_won`` | share of the prompt's elements that beat all their foils | 1 / (1 + foils) is chance |
-| ``nn_train``, ``nn_name`` | cosine to and name of the nearest training picture | training pictures among themselves |
-| ``nn_ssim`` | SSIM with it, where the cosine is suspicious | the same |
-| ``copy`` | both witnesses say copy and weight 0 does not | |
-| ``leak`` | ``clip_i_gain`` of pictures without trigger | 0 |
-| ``held_out_gap`` | likeness to training pictures less that to held-out ones | weight 0 |
-| ``distortion_z`` | second largest departure of pixel statistics | spread of weight 0, same prompt; above 3 it left |
-
-Rows of ``summary`` named ``score`` hold each dimension's score at a checkpoint and weight (strength:
-at a checkpoint; curve: the row ``state``).
+What each column and row is, and what it is compared with, is in the dimension's module and in ``docs/measures.md``.
+Rows of the summary named ``score`` (curve: ``state``) hold a dimension's score at a checkpoint and weight; those of
+strength and curve belong to the checkpoint and have no weight.
 """
 
 from __future__ import annotations
@@ -39,7 +18,7 @@ from lora_eval.scorecard.grid import grid_of
 
 
 def measure(data: RunData, resamples: int = 1000, seed: int = 0) -> Measurement:
-    """Measure a run. Deterministic: the same input, in any row order, gives the same bytes.
+    """Measure a run. Deterministic: the same input gives the same bytes, in whatever order its rows are.
 
     Args:
         data: the run; see :class:`RunData`.
@@ -47,7 +26,7 @@ def measure(data: RunData, resamples: int = 1000, seed: int = 0) -> Measurement:
         seed: seed of the bootstrap.
 
     Returns:
-        Measurement: ``cell_metrics`` row by row as ``data.cells`` (columns above), the summary, and
+        Measurement: ``cell_metrics`` row by row as ``data.cells``, the summary, and
         evidence per dimension that is safe for JSON.
 
     Raises:

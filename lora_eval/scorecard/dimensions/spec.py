@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from lora_eval.scorecard.data import Dimension
+from lora_eval.scorecard.data import Advice, Dimension
 from lora_eval.scorecard.dimensions.context import Context
 from lora_eval.scorecard.dimensions.place import Place
 
@@ -80,6 +80,8 @@ class Check(Generic[R]):
         counts_against: name of the dimension whose verdict suffers where the check fails at an everyday weight; None
             where no verdict does.
         spoils: pictures that fail it are broken or ignore the prompt, and say nothing about other dimensions.
+        verdict: the verdict on a run in which every weight fails it; "" for the general one.
+        advice: given where nothing can be recommended and it failed somewhere.
     """
 
     name: str
@@ -87,6 +89,8 @@ class Check(Generic[R]):
     fails: Callable[[R, Place], bool]
     counts_against: Callable[[Advised], str] | None = None
     spoils: bool = False
+    verdict: str = ""
+    advice: Advice | None = None
 
 
 @dataclass(frozen=True)

@@ -256,6 +256,6 @@ def test_advice_on_an_oscillating_curve_is_the_learning_rate() -> None:
 
 def test_advice_on_breaking_at_half_weight_is_overtraining_or_base_model() -> None:
     d = Dimension("strength", 0.4, None, None, 16, "weak", "")
-    found = strength.judgement.Result(onset=0.4, weakest="unbroken")
+    found = strength.Result(onset=0.4, weakest="unbroken")
     (advice, *_) = advise([Judged(strength.SPEC, found, d)], [], 2)
     assert "overtrained, or the base model does not fit" in advice.change

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from lora_eval.scorecard.dimensions.alignment import judgement, rows
+from lora_eval.scorecard.dimensions.alignment.judgement import Result, read
 from lora_eval.scorecard.dimensions.spec import CellColumn, Check, DimensionSpec, Remedy
+
+__all__ = ["SPEC", "Result", "read"]
 
 SPEC = DimensionSpec(
     name=rows.NAME,
@@ -13,7 +16,7 @@ SPEC = DimensionSpec(
     limits=judgement.LIMITS,
     add="draw at least two different prompts, weight 0 too",
     measure=rows.measure,
-    read=judgement.read,
+    read=read,
     explain=judgement.explain,
     found_above=judgement.found_above,
     by_condition=("elements", "negative", "by_prompt"),

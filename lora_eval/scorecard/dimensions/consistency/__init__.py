@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from lora_eval.scorecard.data import Advice
 from lora_eval.scorecard.dimensions.consistency import judgement, rows
+from lora_eval.scorecard.dimensions.consistency.judgement import Result, read
 from lora_eval.scorecard.dimensions.spec import CellColumn, Check, DimensionSpec, Remedy
+
+__all__ = ["SPEC", "Result", "read"]
 
 SPEC = DimensionSpec(
     name=rows.NAME,
@@ -15,11 +19,25 @@ SPEC = DimensionSpec(
     measure=rows.measure,
     # nothing of alignment is read here; it fixes the order of rows in summary.csv
     after=("alignment",),
-    read=judgement.read,
+    read=read,
     explain=judgement.explain,
     found_above=judgement.found_above,
     by_condition=("drifting",),
-    checks=(Check("no effect", 10, judgement.no_effect),),
+    checks=(
+        Check(
+            "no effect",
+            10,
+            judgement.no_effect,
+            verdict="The LoRA has no effect: at its largest weight the pictures differ from weight 0 by less than two "
+            "seeds do.",
+            advice=Advice(
+                "fidelity",
+                "the LoRA does not change the pictures",
+                "check that it is loaded and made for this base model; else train longer or with a higher learning "
+                "rate",
+            ),
+        ),
+    ),
     remedies=(
         Remedy(
             lambda result, answer: result.drifting > 0,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from lora_eval.scorecard.dimensions.generalisation import copies, judgement, rows
+from lora_eval.scorecard.dimensions.generalisation.judgement import Result, read
 from lora_eval.scorecard.dimensions.place import below
 from lora_eval.scorecard.dimensions.spec import CellColumn, Check, DimensionSpec, Remedy
+
+__all__ = ["SPEC", "Result", "read"]
 
 SPEC = DimensionSpec(
     name=copies.NAME,
@@ -17,7 +20,7 @@ SPEC = DimensionSpec(
     measure=rows.measure,
     after=("fidelity", "alignment", "consistency"),
     weakest_part=True,
-    read=judgement.read,
+    read=read,
     read_at=judgement.read_at,
     explain=judgement.explain,
     found_above=judgement.found_above,

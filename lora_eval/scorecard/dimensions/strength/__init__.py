@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from lora_eval.scorecard.dimensions.spec import CellColumn, Check, DimensionSpec, Remedy
 from lora_eval.scorecard.dimensions.strength import judgement, rows
+from lora_eval.scorecard.dimensions.strength.judgement import Result, read
+
+__all__ = ["SPEC", "Result", "read"]
 
 SPEC = DimensionSpec(
     name=rows.NAME,
@@ -16,7 +19,7 @@ SPEC = DimensionSpec(
     after=("fidelity", "alignment", "consistency"),
     by_weight=False,
     weakest_part=True,
-    read=judgement.read,
+    read=read,
     explain=judgement.explain,
     by_checkpoint="curves",
     checks=(
