@@ -1,9 +1,9 @@
-"""Does it still listen to the prompt?
+"""Formulas of prompt alignment: how well a picture fits its prompt.
 
-CLIP-T is the raw cosine of picture and text (CLIPScore, arXiv 2104.08718, is 2.5 times it). It
-depends on the encoder and the prompt, so it is only ever read against weight 0 of the same prompt and
-seed. CLIP reads a caption as a bag of words (arXiv 2404.01291): elements are therefore tested against
-foils, captions in which that element alone is swapped, and foils about place or number stay weak.
+CLIP-T is the cosine of picture and text (CLIPScore, arXiv 2104.08718, is 2.5 times it). It depends on the encoder and
+the prompt, so it is only read against weight 0 of the same prompt and seed. CLIP reads a caption as a bag of words
+(arXiv 2404.01291): elements are therefore tested against foils, captions in which one element is swapped. Foils about
+place or number remain weak tests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from lora_eval.scorecard.dimensions import arrays
 
 
 def clip_t(pictures: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Cosine of each picture with its own text: (n, D), (n, D) -> (n,), in [-1, 1]; real pairs about .2 to .35.
+    """Cosine of each picture with its own text.
+
+    Args:
+        pictures, texts: (n, D) unit features, row by row.
+
+    Returns:
+        (n,) in [-1, 1]; real pairs reach about .2 to .35.
 
     Raises:
         ValueError: shapes differ, or not finite unit features.
@@ -25,10 +31,15 @@ def clip_t(pictures: np.ndarray, texts: np.ndarray) -> np.ndarray:
 
 
 def retrieval_rank(pictures: np.ndarray, texts: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Rank of a picture's own prompt among the suite's: 1 is best, T is worst, (T + 1) / 2 is chance.
+    """Rank of each picture's own prompt among all prompts of the suite.
 
     Args:
-        pictures: (n, D); texts: (T, D); own: (n,) index of the own text. Ties count half.
+        pictures: (n, D) unit features.
+        texts: (T, D) unit features of the prompts.
+        own: (n,) index of each picture's own prompt.
+
+    Returns:
+        (n,): 1 is best, T is worst, (T + 1) / 2 is chance. Ties count half.
 
     Raises:
         ValueError: not finite unit features, or ``own`` out of range.
@@ -46,7 +57,15 @@ def _retrieval_rank(similarity: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 
 def foil_wins(pictures: np.ndarray, text: np.ndarray, foils: np.ndarray) -> np.ndarray:
-    """Share of foils that the true caption beats: (n, D), (D,), (F, D) -> (n,), in [0, 1]; chance is .5.
+    """Share of foils that fit a picture less than the true caption does.
+
+    Args:
+        pictures: (n, D) unit features.
+        text: (D,) unit feature of the true caption.
+        foils: (F, D) unit features of the foils.
+
+    Returns:
+        (n,) in [0, 1]; .5 is chance. Ties count half.
 
     Raises:
         ValueError: not finite unit features.
@@ -61,13 +80,14 @@ def _foil_wins(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 
 def directional(difference: np.ndarray, text_difference: np.ndarray) -> np.ndarray:
-    """Cosine of the picture's change with the text's change (StyleGAN-NADA, arXiv 2108.00946), in [-1, 1].
+    """Directional similarity: cosine of the picture's change with the text's change (arXiv 2108.00946).
 
     Args:
-        difference: (n, D) ``E(I_w) - E(I_0)``; text_difference: (D,) ``E(target) - E(source)``.
+        difference: (n, D) change of the picture's feature, ``E(I_w) - E(I_0)``.
+        text_difference: (D,) change of the text's feature, ``E(target) - E(source)``.
 
     Returns:
-        (n,), NaN where either change is zero.
+        (n,) in [-1, 1]; NaN where either change is zero.
     """
     difference = np.asarray(difference, dtype=np.float64)
     text = np.asarray(text_difference, dtype=np.float64)
@@ -79,18 +99,21 @@ def directional(difference: np.ndarray, text_difference: np.ndarray) -> np.ndarr
 def as_others(
     similarity: np.ndarray, own: np.ndarray, rows: np.ndarray, margin: np.ndarray, prompts: list[int]
 ) -> np.ndarray:
-    """What each prompt adds to the margins of the others, by being one of the texts they are held against.
+    """What each prompt contributes to the margins of the other prompts, as one of the texts they are compared with.
 
-    The margin is a mean over pairs of prompts: a prompt that is left out of a resample is missed as a picture and
-    as a text. Its text's share is added to its own pictures' values (the projection of a U-statistic; Hoeffding,
-    Ann. Math. Stat. 19, 1948), so that resampling prompts sees both. The mean stays what it is.
+    The margin is a mean over pairs of prompts: a prompt that a resample leaves out is missing as a picture and as a
+    text. The contribution of its text is added to the values of its own pictures (projection of a U-statistic;
+    Hoeffding, Ann. Math. Stat. 19, 1948), so that resampling prompts includes both. The mean does not change.
 
     Args:
-        similarity: (N, T) cosine of pictures and texts; ``own`` (N,) each picture's text, -1 for none.
-        rows: (C, P, M) pictures; ``margin`` their margins, NaN where they do not count.
+        similarity: (N, T) cosine of pictures and texts.
+        own: (N,) index of each picture's text, -1 for none.
+        rows: (C, P, M) rows of the pictures, -1 for none.
+        margin: (C, P, M) their margins, NaN where they do not count.
+        prompts: indices of the prompts that are judged.
 
     Returns:
-        (C, P, M), mean 0 over the pictures of ``prompts`` that count; 0 for other prompts.
+        (C, P, M), with mean 0 over the pictures of ``prompts`` that count; 0 for other prompts.
     """
     found = np.isfinite(margin[:, prompts])
     mine = rows[:, prompts]

@@ -1,4 +1,4 @@
-"""Does every draw show the same edit? Numbers for one prompt over several seeds.
+"""Formulas of consistency: whether pictures of one prompt at several seeds show the same change.
 
 References: CARLoS (arXiv 2512.08826) for direction, strength and consistency of
 ``d = E(with LoRA) - E(without)``; Vendi score (Friedman and Dieng, TMLR 2023, arXiv 2210.02410);
@@ -19,7 +19,13 @@ FREEDOM_NEEDED = 6
 
 @dataclass(frozen=True)
 class Carlos:
-    """CARLoS of one prompt: mean difference (D,), mean length of the differences, mean pairwise cosine."""
+    """CARLoS of one prompt.
+
+    Attributes:
+        direction: (D,) mean difference of the features with and without the LoRA.
+        strength: mean length of the differences, in [0, 2].
+        consistency: mean cosine of pairs of differences, in [-1, 1]: 0 is noise, 1 the same change at every seed.
+    """
 
     direction: np.ndarray
     strength: float
@@ -27,16 +33,16 @@ class Carlos:
 
 
 def carlos(with_lora: np.ndarray, without: np.ndarray) -> Carlos:
-    """Direction, strength and consistency of what the LoRA changes (CARLoS, arXiv 2512.08826).
+    """Direction, strength and consistency of the change that a LoRA makes (CARLoS, arXiv 2512.08826).
 
-    ``d_i = E(w, i) - E(0, i)``; direction ``mean_i d_i``; strength ``mean_i |d_i|`` in [0, 2];
-    consistency ``mean_{i<j} cos(d_i, d_j)`` in [-1, 1]: 0 is noise, 1 the same edit at every seed.
+    With ``d_i = E(w, i) - E(0, i)``, the direction is ``mean_i d_i``, the strength ``mean_i |d_i|`` and the consistency
+    ``mean_{i<j} cos(d_i, d_j)``.
 
     Args:
         with_lora, without: (n, D) unit features, paired row by row (same prompt and seed).
 
     Returns:
-        Carlos; consistency is NaN below two pictures or where a difference is exactly zero.
+        Carlos; consistency is NaN with fewer than two pictures, or where a difference is zero.
 
     Raises:
         ValueError: shapes differ, values not finite or not of unit length.
@@ -53,9 +59,16 @@ def carlos(with_lora: np.ndarray, without: np.ndarray) -> Carlos:
 
 
 def vendi(features: np.ndarray) -> float:
-    """Vendi score, the effective number of different pictures: ``exp(-sum l log l)``, l eigenvalues of K/n.
+    """Vendi score: the effective number of different pictures (Friedman and Dieng, arXiv 2210.02410).
 
-    K is the matrix of cosines. Range 1 (all alike) to n (all orthogonal). Compare equal n only.
+    ``exp(-sum_k l_k log l_k)`` with the eigenvalues ``l_k`` of ``K / n``, K the matrix of cosines. It grows with n, so
+    only sets of equal size can be compared.
+
+    Args:
+        features: (n, D) unit features.
+
+    Returns:
+        1 (all alike) to n (all orthogonal).
 
     Raises:
         ValueError: not (n, D) finite unit features.
@@ -65,7 +78,13 @@ def vendi(features: np.ndarray) -> float:
 
 
 def pairwise_similarity(features: np.ndarray) -> float:
-    """Mean cosine over all pairs i < j, in [-1, 1]; high both for consistency and for collapse.
+    """Mean cosine of all pairs of pictures. It is high both for consistent and for collapsed pictures.
+
+    Args:
+        features: (n, D) unit features, n at least 2.
+
+    Returns:
+        In [-1, 1].
 
     Raises:
         ValueError: fewer than two pictures, or not finite unit features.
@@ -75,7 +94,14 @@ def pairwise_similarity(features: np.ndarray) -> float:
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:
-    """(..., n, D) -> (..., n, n) cosines; NaN in the rows of zero vectors."""
+    """Cosines of all pairs of vectors.
+
+    Args:
+        vectors: (..., n, D).
+
+    Returns:
+        (..., n, n); NaN in rows and columns of vectors that are zero to rounding (length below 1e-5).
+    """
     vectors = np.asarray(vectors, dtype=np.float64)
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     # a difference of features that agree to rounding has a direction made of rounding errors
@@ -85,7 +111,15 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 
 
 def pair_mean(matrix: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Mean of the off-diagonal entries among masked rows: (..., n, n), (..., n) -> (...); NaN below two."""
+    """Mean over pairs of different rows.
+
+    Args:
+        matrix: (..., n, n) symmetric, a value for each pair.
+        mask: (..., n) bool, which rows count.
+
+    Returns:
+        (...); NaN with fewer than two rows.
+    """
     pairs = mask[..., :, None] & mask[..., None, :] & ~np.eye(mask.shape[-1], dtype=bool)
     count = pairs.sum(axis=(-2, -1))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -93,7 +127,11 @@ def pair_mean(matrix: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def row_mean(matrix: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Mean cosine of each masked row to the other masked rows: (..., n, n) -> (..., n)."""
+    """Mean of each row over the other rows; arguments as in :func:`pair_mean`.
+
+    Returns:
+        (..., n); NaN outside the mask and with fewer than two rows.
+    """
     pairs = mask[..., :, None] & mask[..., None, :] & ~np.eye(mask.shape[-1], dtype=bool)
     count = pairs.sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -101,12 +139,14 @@ def row_mean(matrix: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def pseudo_values(matrix: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Jackknife pseudo-values of the pair mean, one a picture: (..., n, n) -> (..., n), NaN outside the mask.
+    """Jackknife pseudo-values of the mean over pairs, one for each picture; arguments as in :func:`pair_mean`.
 
-    Their mean is the pair mean itself, and they can be resampled like independent numbers (Arvesen,
-    Ann. Math. Stat. 40, 1969), which pairs of resampled pictures cannot: a picture drawn twice would
-    pair with itself. Two pictures are one pair: its cosine stands for the first, the second is NaN, so
-    that nobody takes it for two numbers that agree.
+    Their mean is the mean over pairs, and they can be resampled like independent numbers (Arvesen, Ann. Math. Stat.
+    40, 1969). Pairs of resampled pictures cannot: a picture drawn twice would form a pair with itself.
+
+    Returns:
+        (..., n); NaN outside the mask. Two pictures are a single pair: its value is given to the first and NaN to the
+        second, so that it does not count as two numbers that agree.
     """
     mean, row = pair_mean(matrix, mask), row_mean(matrix, mask)
     m = mask.sum(axis=-1)[..., None].astype(np.float64)
@@ -119,7 +159,7 @@ def pseudo_values(matrix: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def vendi_of_gram(gram: np.ndarray) -> np.ndarray:
-    """Vendi score of (..., n, n) cosine matrices (order-1 entropy), shape (...)."""
+    """Vendi score of cosine matrices, see :func:`vendi`: (..., n, n) -> (...)."""
     n = gram.shape[-1]
     values = np.linalg.eigvalsh(np.asarray(gram, dtype=np.float64) / n)
     values = np.clip(values, 1e-300, None)
@@ -127,7 +167,14 @@ def vendi_of_gram(gram: np.ndarray) -> np.ndarray:
 
 
 def vendi_of_sets(gram: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Vendi score of the masked pictures of each set: (S, n, n), (S, n) -> (S,); NaN below two."""
+    """Vendi score of several sets of pictures.
+
+    Args:
+        gram: (S, n, n) cosines; mask: (S, n) which pictures of each set count.
+
+    Returns:
+        (S,); NaN for sets of fewer than two pictures.
+    """
     result = np.full(len(gram), np.nan)
     counts = mask.sum(axis=-1)
     for n in np.unique(counts[counts > 1]):
@@ -139,9 +186,14 @@ def vendi_of_sets(gram: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def expected_vendi(features: np.ndarray, n: int, draws: int = 64, seed: int = 0) -> float:
-    """Mean Vendi score of random subsets of ``n`` pictures, to compare sets of unequal size.
+    """Mean Vendi score of random subsets, to compare sets of unequal size.
 
-    NaN when there are fewer than n or 2 pictures.
+    Args:
+        features: (N, D) unit features.
+        n: size of the subsets; draws: number of subsets; seed: of the choice.
+
+    Returns:
+        1 to n; NaN where there are fewer than n pictures, or n is below 2.
     """
     features = np.asarray(features, dtype=np.float64)
     if len(features) < max(n, 2) or n < 2:
@@ -155,9 +207,9 @@ def expected_vendi(features: np.ndarray, n: int, draws: int = 64, seed: int = 0)
 
 
 def drift(styles: np.ndarray, features_off: np.ndarray) -> np.ndarray:
-    """How far each picture falls out of its row, as a modified z-score; above 4 is an outlier.
+    """How far each picture lies from the other seeds of its prompt, as a modified z-score; above 4 is an outlier.
 
-    (The source has 3.5; with four draws a prompt 2 % of sound pictures pass that.)
+    Iglewicz and Hoaglin (1993) use 3.5; with four seeds for each prompt 2 % of sound pictures exceed that.
 
     Args:
         styles: (n, K) style statistics of pictures of one condition, each less its prompt's median, so
@@ -195,11 +247,17 @@ def _drift(styles: np.ndarray, features_off: np.ndarray) -> np.ndarray:
 
 
 def split(features: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
-    """How much of what seeds change lies on one line: (variance along it, its share of all variance).
+    """How much of the differences between seeds lies on one line in feature space.
 
-    Features (P, M, D) are centred in each prompt over the masked seeds, so only what differs between
-    draws of one prompt is left. Draws of two kinds (a mixed training set) put it on the line between
-    the kinds. NaN pair below six degrees of freedom (draws less prompts): two draws are always on one line.
+    Features are centred in each prompt, so that only differences between its seeds are left. Where pictures are of two
+    kinds (a mixed training set), most of these lie on the line between the kinds.
+
+    Args:
+        features: (P, M, D); mask: (P, M) which pictures exist.
+
+    Returns:
+        The variance along the line of most variance, and its share of all variance, in [0, 1]. A pair of NaN with
+        fewer than six degrees of freedom (pictures less prompts): two pictures are always on one line.
     """
     kept = mask & (mask.sum(axis=1) >= 2)[:, None]
     freedom = int(kept.sum()) - int(kept.any(axis=1).sum())
@@ -216,10 +274,18 @@ def split(features: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 
 
 def style_scale(styles: np.ndarray, base_rows: np.ndarray) -> np.ndarray:
-    """Spread of each style statistic over the pictures of weight 0, (K,); over all of the run, where there are none.
+    """Unit of each style statistic: its spread over pictures of weight 0.
 
-    Root of half the mean squared difference of pictures of different prompts: over all pictures, those of one prompt
-    among them, it would be the smaller the fewer prompts there are.
+    Root of half the mean squared difference of pictures of different prompts. Pairs within a prompt are left out:
+    they would make the unit smaller the fewer prompts there are.
+
+    Args:
+        styles: (N, K) style statistics.
+        base_rows: (P, M) rows of the pictures of weight 0, -1 for none. Where there are fewer than two, the unit is the
+            standard deviation over all pictures.
+
+    Returns:
+        (K,); 1 for a statistic that does not vary.
     """
     if not styles.size:
         return np.ones(styles.shape[1] if styles.ndim == 2 else 0)
@@ -244,10 +310,16 @@ def style_scale(styles: np.ndarray, base_rows: np.ndarray) -> np.ndarray:
 
 
 def style_distances(styles: np.ndarray) -> np.ndarray:
-    """(..., n, K) standardised -> (..., n, n) distance, root of half the mean squared difference of the statistics.
+    """Distance of all pairs of pictures in style: root of half the mean squared difference of the statistics.
 
-    Not its square: one prompt whose seeds fall out would then hold most of the mean over prompts, and with the
-    handful of prompts of a suite no interval of such a mean holds the truth.
+    The root is taken because squares would let one prompt whose seeds differ a lot make up most of the mean over
+    prompts; with the few prompts of a suite no interval of such a mean covers the truth.
+
+    Args:
+        styles: (..., n, K) statistics in their units, see :func:`style_scale`.
+
+    Returns:
+        (..., n, n); NaN where there is no statistic.
     """
     if not styles.shape[-1]:
         return np.full((*styles.shape[:-1], styles.shape[-2]), np.nan)
@@ -259,7 +331,14 @@ def style_distances(styles: np.ndarray) -> np.ndarray:
 
 
 def across_prompts(difference: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Cosine between the mean changes of different prompts, as pseudo-values (T, 1)."""
+    """Cosine between the mean changes of different prompts.
+
+    Args:
+        difference: (P, M, D) change of each picture; mask: (P, M) which pictures count.
+
+    Returns:
+        (P, 1) pseudo-values, see :func:`pseudo_values`.
+    """
     present = mask.any(axis=1)
     count = np.maximum(mask.sum(axis=1), 1)[:, None]
     means = np.where(mask[..., None], difference, 0.0).sum(axis=1) / count
@@ -267,14 +346,28 @@ def across_prompts(difference: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def means_apart(styles: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Distance between the prompts' mean styles, as pseudo-values (T, 1)."""
+    """Distance between the mean styles of different prompts.
+
+    Args:
+        styles: (P, M, K) statistics in their units; mask: (P, M) which pictures count.
+
+    Returns:
+        (P, 1) pseudo-values, see :func:`pseudo_values`.
+    """
     present: np.ndarray = np.asarray(mask.any(axis=1))
     means = np.where(mask[..., None], styles, 0.0).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)[:, None]
     return pseudo_values(style_distances(means)[None], present[None])[0][:, None]
 
 
 def seed_spread(features: np.ndarray, mask: np.ndarray) -> float:
-    """Mean distance of two seeds of one prompt at weight 0: the yardstick of the LoRA's effect."""
+    """Mean feature distance of two seeds of one prompt at weight 0, which the LoRA's effect is compared with.
+
+    Args:
+        features: (P, M, D) unit features at weight 0; mask: (P, M) which pictures exist.
+
+    Returns:
+        In [0, 2]; NaN where no prompt has two seeds.
+    """
     total, count = 0.0, 0
     for p in range(len(mask)):
         x = features[p][mask[p]]

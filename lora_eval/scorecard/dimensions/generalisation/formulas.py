@@ -1,8 +1,8 @@
-"""Did it learn the concept, or the pictures?
+"""Formulas of generalisation: copies of training pictures.
 
-Copies follow Somepalli et al. (arXiv 2212.03860): nearest training picture by feature, judged
-against the training set's own nearest neighbours. CLIP-like features are semantic, so a second,
-structural witness (SSIM, Wang et al., IEEE TIP 13, 2004) is needed before the word "copy".
+Follows Somepalli et al. (arXiv 2212.03860): the nearest training picture by feature, compared with how near training
+pictures are to each other. CLIP-like features describe what is in a picture and not its structure, so a picture is
+called a copy only where a second test, structural similarity (SSIM, Wang et al., IEEE TIP 13, 2004), agrees.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ TRAIN_QUANTILE = 0.95
 
 @dataclass(frozen=True)
 class CopyLimits:
-    """Above both, a picture counts as a copy: cosine to and SSIM with one training picture."""
+    """A picture is a copy of a training picture where both limits are exceeded.
+
+    Attributes:
+        feature: cosine of the features; ssim: structural similarity.
+    """
 
     feature: float
     ssim: float
@@ -72,7 +76,13 @@ def _box(pictures: np.ndarray) -> np.ndarray:
 
 
 def nearest(pictures: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest training picture by cosine: (n, D), (T, D) -> index (n,), cosine (n,).
+    """The nearest training picture by cosine.
+
+    Args:
+        pictures: (n, D) unit features; training: (T, D) unit features.
+
+    Returns:
+        Index (n,) of the training picture, and cosine (n,) to it.
 
     Raises:
         ValueError: not finite unit features.
@@ -87,16 +97,20 @@ def _nearest(pictures: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np
 
 
 def copy_limits(features: np.ndarray, thumbs: np.ndarray, unseen: np.ndarray | None = None) -> CopyLimits:
-    """How alike pictures must be before they are more alike than the training pictures are to each other.
+    """Limits above which a picture is more like a training picture than training pictures are like each other.
 
-    The limit of each witness is the 95th percentile over the training pictures of the value with
-    their own nearest neighbour; near-duplicates inside the training set (SSIM > .9) are left out,
-    or a set with doubles would excuse every copy.
+    Each limit is the 95th percentile, over the training pictures, of the value with their own nearest neighbour.
+    Near-duplicates inside the training set (SSIM above .9) are left out: they would raise the limits until no copy is
+    found. The limit of the cosine is at least the 95th percentile of held-out pictures' cosines, the limit of SSIM at
+    least SSIM_FLOOR.
 
     Args:
         features: (T, D) unit features of the training pictures.
-        thumbs: (T, S, S) the same pictures, grey, small.
-        unseen: (U, D) held-out pictures of the concept: what honest likeness reaches.
+        thumbs: (T, S, S) the same pictures, small and grey, in [0, 1].
+        unseen: (U, D) unit features of held-out pictures of the concept, or None.
+
+    Returns:
+        CopyLimits; fixed ones where every training picture has a duplicate.
 
     Raises:
         ValueError: fewer than three training pictures or shapes that do not match.
@@ -122,16 +136,16 @@ def copy_limits(features: np.ndarray, thumbs: np.ndarray, unseen: np.ndarray | N
 def find_copies(
     features: np.ndarray, thumbs: np.ndarray, training: np.ndarray, training_thumbs: np.ndarray, limits: CopyLimits
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Nearest training picture of each picture and whether both witnesses call it a copy.
+    """The nearest training picture of each picture, and whether the picture is a copy of it, mirrored or not.
 
     Args:
-        features, thumbs: (n, D) and (n, S, S) of the drawn pictures.
-        training, training_thumbs: (T, D) and (T, S, S).
+        features, thumbs: (n, D) unit features and (n, S, S) thumbs of the drawn pictures.
+        training, training_thumbs: (T, D) and (T, S, S) of the training pictures.
         limits: from :func:`copy_limits`.
 
     Returns:
-        index (n,) of the training picture; cosine (n,); SSIM (n,), NaN where the first witness
-        already says no; copy (n,) bool. Mirrored copies are looked for as well.
+        Index (n,) of the training picture; cosine (n,) to it; SSIM (n,) with it, NaN where the cosine is below its
+        limit; copy (n,) bool.
 
     Raises:
         ValueError: shapes that do not match.

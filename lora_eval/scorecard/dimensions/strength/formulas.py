@@ -1,4 +1,4 @@
-"""Is the weight a knob or a switch? Numbers over a grid of weights.
+"""Formulas of strength: the response of the pictures over a grid of weights.
 
 References: FreeSliders (arXiv 2511.00103) for conceptual smoothness; Kneedle (Satopaa et al.,
 ICDCSW 2011) for the knee; Spearman's rank correlation for monotony.
@@ -19,7 +19,14 @@ KEPT_GAIN = 0.8
 
 
 def monotony(weights: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Spearman of weight and response for each curve: (W,), (..., W) -> (...), in [-1, 1].
+    """Spearman's rank correlation of weight and response.
+
+    Args:
+        weights: (W,) ascending, at least three.
+        response: (..., W) one curve or several.
+
+    Returns:
+        (...) in [-1, 1].
 
     Raises:
         ValueError: fewer than three weights, or not ascending.
@@ -29,16 +36,22 @@ def monotony(weights: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 
 def csm(weights: np.ndarray, response: np.ndarray) -> float:
-    """Conceptual smoothness: spread of the gaps of the min-max normalised response; 0 is even, a switch near .5.
+    """Conceptual smoothness (FreeSliders, arXiv 2511.00103): how unevenly the response rises.
 
-    FreeSliders' standard deviation of successive gaps, each gap taken per even step of weight so
-    that unequal grids can be compared. NaN where the response does not move.
+    Standard deviation of the successive gaps of the response, normalised to the range 0 to 1. Each gap is scaled to an
+    even step of weight, so that uneven grids can be compared.
+
+    Args:
+        weights: (W,) ascending, at least three; response: (W,).
+
+    Returns:
+        0 where every step brings the same, :func:`switch_csm` for a switch; NaN where the response does not move.
 
     Raises:
         ValueError: fewer than three weights, not ascending, or lengths differ.
     """
     weights, response = _ascending(weights), np.asarray(response, dtype=np.float64)
-    checks_length(weights, response)
+    check_length(weights, response)
     span = response.max() - response.min()
     if not np.isfinite(span) or span <= 0:
         return math.nan
@@ -47,7 +60,14 @@ def csm(weights: np.ndarray, response: np.ndarray) -> float:
 
 
 def csm_of_draws(weights: np.ndarray, curves: np.ndarray) -> np.ndarray:
-    """CSM of every bootstrapped curve, (R, W) -> (R,); see :func:`csm`."""
+    """:func:`csm` of several curves, for example bootstrap draws.
+
+    Args:
+        weights: (W,) ascending; curves: (R, W).
+
+    Returns:
+        (R,); NaN where a curve does not move.
+    """
     span = curves.max(axis=1) - curves.min(axis=1)
     step = np.diff(weights)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -55,12 +75,12 @@ def csm_of_draws(weights: np.ndarray, curves: np.ndarray) -> np.ndarray:
 
 
 def switch_csm(gaps: int) -> float:
-    """CSM of a perfect switch (the whole response in one of ``gaps`` steps): the worst monotone curve."""
+    """CSM of a switch, the whole response in one of ``gaps`` steps: the largest that a monotone curve can have."""
     return math.sqrt(1.0 / gaps - 1.0 / gaps**2)
 
 
 def half_weight(weights: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Weight at which half of the best response is first reached, between the drawn weights by a straight line.
+    """The weight at which half of the largest response is first reached, interpolated between the drawn weights.
 
     Args:
         weights: (W,) ascending, weight 0 first; response: (..., W), 0 at weight 0.
@@ -72,7 +92,7 @@ def half_weight(weights: np.ndarray, response: np.ndarray) -> np.ndarray:
         ValueError: fewer than three weights, not ascending, or lengths differ.
     """
     weights, response = _ascending(weights), np.asarray(response, dtype=np.float64)
-    checks_length(weights, response.reshape(-1, response.shape[-1])[0])
+    check_length(weights, response.reshape(-1, response.shape[-1])[0])
     top = response.max(axis=-1)
     above = response >= 0.5 * top[..., None]
     first = np.maximum(above.argmax(axis=-1), 1)
@@ -83,15 +103,19 @@ def half_weight(weights: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 
 def knee(weights: np.ndarray, response: np.ndarray) -> float:
-    """Weight at which the curve is farthest above its chord (Kneedle): more weight then buys little.
+    """The weight from which more weight brings little: where the curve is farthest above its chord (Kneedle).
 
-    NaN where the response never rises above its chord.
+    Args:
+        weights: (W,) ascending, at least three; response: (W,).
+
+    Returns:
+        One of the weights; NaN where the response never rises above its chord.
 
     Raises:
         ValueError: fewer than three weights, not ascending, or lengths differ.
     """
     weights, response = _ascending(weights), np.asarray(response, dtype=np.float64)
-    checks_length(weights, response)
+    check_length(weights, response)
     top = int(np.argmax(response))
     if top < 1 or not np.isfinite(response).all():
         return math.nan
@@ -102,11 +126,17 @@ def knee(weights: np.ndarray, response: np.ndarray) -> float:
 
 
 def base_spread(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and spread of the distortion statistics at weight 0: (P, M, K) -> (P, K), (K,).
+    """Centre and spread of the distortion statistics at weight 0.
 
-    The centre is each prompt's median. With four seeds a prompt's own spread is mostly luck, so the
-    deviations of all prompts share one spread: 1.4826 MAD, corrected for the mean taken out of few
-    seeds, and never below a tenth of the spread of the prompts' centres.
+    The centre is each prompt's median. Four seeds say little about a prompt's own spread, so the deviations of all
+    prompts are pooled: 1.4826 MAD, corrected for the mean that is subtracted in each prompt, and at least a tenth of
+    the spread of the prompts' centres.
+
+    Args:
+        pixels: (P, M, K) statistics, NaN where there is no picture.
+
+    Returns:
+        Centre (P, K) and spread (K,).
 
     Raises:
         ValueError: not three axes.
@@ -141,15 +171,15 @@ def _base_spread(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def departure(
     pixels: np.ndarray, centre: np.ndarray, spread: np.ndarray, allowed: np.ndarray | None = None
 ) -> np.ndarray:
-    """How many spreads each statistic lies outside weight 0's, signed.
+    """How far each statistic departs from weight 0, in units of the spread there.
 
     Args:
-        pixels: (..., K); centre: (..., K) of the same prompt; spread: (K,).
-        allowed: (2, K) lowest and highest value of the references: a LoRA that moves a statistic to
-            where the references are has learnt it, and that is no distortion.
+        pixels: (..., K) statistics; centre: (..., K) of the same prompt; spread: (K,).
+        allowed: (2, K) lowest and highest value of the references, or None. A LoRA that moves a statistic to where the
+            references are has learnt it, which is no distortion.
 
     Returns:
-        (..., K) z; 0 inside the allowed range.
+        (..., K) signed z; 0 between the centre and the allowed range.
     """
     value = np.asarray(pixels, dtype=np.float64)
     low, high = np.broadcast_arrays(centre, centre)
@@ -159,24 +189,27 @@ def departure(
 
 
 def votes(z: np.ndarray, limit: float = LEFT_SPREAD) -> np.ndarray:
-    """How many statistics have left the spread: (..., K) -> (...), integers; NaN casts no vote."""
+    """How many statistics depart by more than ``limit``: (..., K) -> (...) integers; NaN does not count."""
     with np.errstate(invalid="ignore"):
         return (np.abs(z) > limit).sum(axis=-1)
 
 
 def onset(weights: np.ndarray, left: np.ndarray, strongly: np.ndarray | None = None) -> float:
-    """Smallest weight from which distortion holds for two neighbours in a row; NaN when nowhere.
+    """The onset of distortion: the smallest weight that is distorted together with the next one.
 
     Args:
         weights: (W,) ascending.
         left: (W,) bool, whether the pictures at that weight are distorted.
-        strongly: (W,) bool; the last weight has no neighbour above and counts alone when strong.
+        strongly: (W,) bool, whether strongly so; the last weight has no next one and counts alone where it is.
+
+    Returns:
+        One of the weights; NaN where there is none.
 
     Raises:
         ValueError: lengths differ or weights do not ascend.
     """
     weights, left = _ascending(weights, needed=1), np.asarray(left, dtype=bool)
-    checks_length(weights, left)
+    check_length(weights, left)
     for i in range(len(weights)):
         if left[i] and (
             (i + 1 < len(weights) and left[i + 1]) or (i + 1 == len(weights) and strongly is not None and strongly[i])
@@ -186,22 +219,24 @@ def onset(weights: np.ndarray, left: np.ndarray, strongly: np.ndarray | None = N
 
 
 def usable(weights: np.ndarray, gain: np.ndarray, fine: np.ndarray, kept: float = KEPT_GAIN) -> np.ndarray:
-    """Which weights are usable: at least ``kept`` of the best gain among the fine weights, and fine.
+    """The usable weights: neither distorted nor ignoring the prompt, with most of the gain.
 
     Args:
-        weights: (W,) ascending; gain: (W,) response less weight 0's; fine: (W,) bool, neither
-            distorted nor deaf to the prompt.
+        weights: (W,) ascending.
+        gain: (W,) response less that of weight 0.
+        fine: (W,) bool, whether a weight is neither distorted nor ignores the prompt.
+        kept: share of the best gain among the fine weights that is needed.
 
     Returns:
-        (W,) bool; the longest unbroken run of such weights (the lower one of two equal runs).
+        (W,) bool: the longest unbroken run of such weights, the lower one of two equal runs.
 
     Raises:
         ValueError: lengths differ or weights do not ascend.
     """
     weights, gain = _ascending(weights, needed=1), np.asarray(gain, dtype=np.float64)
     fine = np.asarray(fine, dtype=bool)
-    checks_length(weights, gain)
-    checks_length(weights, fine)
+    check_length(weights, gain)
+    check_length(weights, fine)
     best = np.max(np.where(fine & np.isfinite(gain), gain, -np.inf))
     if not best > 0:
         return np.zeros(len(weights), dtype=bool)
@@ -221,15 +256,23 @@ def usable(weights: np.ndarray, gain: np.ndarray, fine: np.ndarray, kept: float 
 
 
 def middle(weights: np.ndarray, chosen: np.ndarray) -> float:
-    """The chosen weight nearest the middle of the chosen ones, the lower of two; NaN when none."""
+    """The chosen weight nearest to the middle of the chosen ones, the lower of two; NaN where none is chosen.
+
+    Args:
+        weights: (W,) ascending; chosen: (W,) bool.
+    """
     mine = np.asarray(weights, dtype=np.float64)[np.asarray(chosen, dtype=bool)]
     if not mine.size:
         return math.nan
     return float(mine[int(np.argmin(np.abs(mine - (mine[0] + mine[-1]) / 2.0).round(9)))])
 
 
-def checks_length(weights: np.ndarray, values: np.ndarray) -> None:
-    """Raises ValueError when a value per weight is missing."""
+def check_length(weights: np.ndarray, values: np.ndarray) -> None:
+    """Check that there is one value for each weight.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
     if np.shape(values) != np.shape(weights):
         raise ValueError(f"one value per weight is needed, got {np.shape(values)} for {np.shape(weights)}")
 
