@@ -1,4 +1,4 @@
-"""What the report calls things; the tab uses the same words. What speaks of one dimension is that dimension's own."""
+"""Words of the report and the tab. Those of one dimension are in its module, and are collected here."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The tables that the stages of a scorecard hand to one another.
-
-``plan -> draw -> embed -> measure -> decide -> report``; the types here are the joints.
-"""
+"""Types that the stages of a scorecard hand on: ``plan -> draw -> features -> dimensions -> decision -> report``."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ if TYPE_CHECKING:
 
 KINDS = ("style", "character", "object")
 
-# What a prompt is there to test. "plain" is the subject as trained; "unrelated" has no trigger.
+# what a prompt tests: "plain" is the subject as trained, "unrelated" has no trigger
 ROLES = ("plain", "fidelity", "challenge", "composition", "negative", "unrelated")
 
 
 @dataclass(frozen=True)
 class Element:
-    """One thing a prompt asks for, with captions that differ from it in that thing alone.
+    """One thing that a prompt requests, with captions that differ in that thing alone.
 
     Attributes:
         name: what it is called in the report, for example ``colour`` or ``Mars``.
-        text: caption with the element as asked (class word instead of the trigger).
+        text: caption with the element as requested (class word in place of the trigger).
         foils: the same caption with the element swapped for another.
     """
 
@@ -42,8 +39,8 @@ class Prompt:
     Attributes:
         id: short and unique inside the suite; goes into file names.
         role: one of ROLES.
-        text: what is drawn, with the trigger.
-        class_text: the same with the class word in place of the trigger: what CLIP is asked.
+        text: the prompt that is drawn, with the trigger.
+        class_text: the same with the class word in place of the trigger, which CLIP compares pictures with.
         negative: negative prompt.
         negative_concept: for role ``negative``: what the negative prompt should remove, else "".
         elements: what must be in the picture, with foils.
@@ -58,7 +55,7 @@ class Prompt:
     elements: tuple[Element, ...] = ()
 
     def texts(self) -> list[str]:
-        """Every text that the encoder must embed for this prompt."""
+        """All texts of this prompt that the encoder embeds."""
         found = [self.class_text, self.negative_concept]
         for element in self.elements:
             found += [element.text, *element.foils]
@@ -75,8 +72,8 @@ class Pictures:
         thumbs: (R, S, S) float32 in [0, 1], grey, for structural comparison.
         styles: (R, K) float32 style statistics, columns as in :attr:`RunData.style_names`.
         held_out: whether training never saw them.
-        pixels: (R, P) float32 distortion statistics, columns as in :attr:`RunData.pixel_names`; where
-            the references themselves lie is no distortion. None when not computed.
+        pixels: (R, P) float32 distortion statistics, columns as in :attr:`RunData.pixel_names`; values inside the
+            references' range are no distortion. None when not computed.
     """
 
     names: list[str]
@@ -92,7 +89,7 @@ class Pictures:
 
 @dataclass
 class RunData:
-    """Everything measuring needs, read from the run folder; no image is opened any more.
+    """All that measuring needs, read from the run folder; no image is opened after this.
 
     Attributes:
         cells: one row per image. Columns ``run, lora, checkpoint, step, weight, prompt_id, role,
@@ -111,7 +108,7 @@ class RunData:
         extra: other encoders' features by name, for example ``dino``: (N, D).
         extra_references: the same for the references.
         encoder: name of the encoder, for the report.
-        notes: what could not be had and why, by topic (``references``, ``history``, ``face``, ...).
+        notes: what is missing and why, by topic (``references``, ``history``, ``face``, ...).
     """
 
     cells: pd.DataFrame
@@ -137,9 +134,15 @@ class RunData:
 class Measure:
     """One number of a dimension at one checkpoint and weight: a row of ``summary.csv``.
 
-    ``value`` None means not measured; ``verdict`` then says why. ``baseline`` is the same at weight
-    0, ``ceiling`` what the references reach among themselves, ``score`` the value between them.
-    ``weight`` None: the number belongs to the checkpoint (curve, response over weight).
+    Attributes:
+        checkpoint, step, weight: where; ``weight`` is None for a number that belongs to the checkpoint.
+        dimension, measure: what.
+        value: the number, None where it was not measured; ``verdict`` then says why.
+        ci_low, ci_high: ends of its 95 % interval, None where none can be given.
+        n: number of pictures (curve: loss values) behind it.
+        baseline: the same at weight 0; ceiling: what the references reach among themselves.
+        score: the value on the scale of the dimension.
+        verdict: what the report says beside the number.
     """
 
     checkpoint: str
@@ -159,10 +162,16 @@ class Measure:
 
 @dataclass
 class Dimension:
-    """A dimension's answer for the recommended checkpoint and weight.
+    """The answer of a dimension at the recommended checkpoint and weight.
 
-    ``score`` None: not measured, ``reason`` says what is missing and what to add. ``evidence``
-    holds JSON-safe details: drifting images, copied pairs, the response curve, elements.
+    Attributes:
+        name: of the dimension.
+        score: 0 to 1, None where it was not measured; ``reason`` then says what is missing and what to add.
+        ci_low, ci_high: ends of its 95 % interval, None where none can be given.
+        n: number of pictures behind it.
+        verdict: ``good``, ``weak``, ``poor`` or ``not measured``.
+        reason: the finding in one sentence.
+        evidence: details that are safe for JSON: drifting pictures, copied pairs, the response curve, elements.
     """
 
     name: str
@@ -177,7 +186,7 @@ class Dimension:
 
 @dataclass
 class Advice:
-    """One thing to change next time: which dimension asks for it, what was seen, what to do."""
+    """One thing to change next time: the dimension it comes from, what was seen, what to change."""
 
     dimension: str
     seen: str
@@ -186,9 +195,14 @@ class Advice:
 
 @dataclass
 class Measurement:
-    """What measuring gives: metric columns to append to ``cells.csv`` and rows of ``summary.csv``.
+    """What measuring gives.
 
-    ``resamples`` and ``seed`` are those of the bootstrap, so that deciding can pair the same draws.
+    Attributes:
+        cell_metrics: columns to append to ``cells.csv``, one row for each picture.
+        summary: rows of ``summary.csv``.
+        evidence: by dimension, details that are safe for JSON.
+        notes: what was not measured and why, by topic.
+        resamples, seed: of the bootstrap, so that the decision can pair the same draws.
     """
 
     cell_metrics: pd.DataFrame
@@ -201,10 +215,18 @@ class Measurement:
 
 @dataclass
 class Scorecard:
-    """The decision. ``verdict`` is one sentence; ``checkpoint``/``weight`` None when none is usable.
+    """The decision on a run.
 
-    ``leaderboard``: every checkpoint at its best weight, best first: ``checkpoint, step, weight,
-    measure, value, ci_low, ci_high, p, gates, tied, recommended``.
+    Attributes:
+        verdict: one sentence.
+        checkpoint, weight: recommended; None when nothing is usable.
+        tie: what cannot be separated from it: ``checkpoint, step, weight, measure, value, ci_low, ci_high`` each.
+        dimensions: the answers by name.
+        advice: what to change next time, the most important first.
+        gates: where which check failed, one line for each check and checkpoint.
+        provenance: what is needed to draw the run again.
+        leaderboard: every checkpoint at its best weight, best first: as in ``tie``, and ``p, gates, tied,
+            recommended``.
     """
 
     verdict: str

@@ -1,31 +1,29 @@
-"""Intervals and tests for pictures that come in groups: several seeds of several prompts.
+"""Bootstrap intervals for means over pictures that come in groups: several seeds of several prompts.
 
-Seeds of one prompt resemble one another, so pictures are not independent and the usual standard
-error is too small. The unit of resampling is therefore the prompt (cluster bootstrap: Davison and
-Hinkley, *Bootstrap Methods*, 1997, section 3.8; Field and Welsh, JRSS-B 69, 2007). A suite has few
-prompts, and the plain percentile bootstrap of k clusters is too narrow by about
-``sqrt((k - 1) / k)`` and uses a normal where a t quantile belongs (Hesterberg, Am. Stat. 69, 2015,
-"narrowness bias"). Every resampled deviation is stretched by exactly that much; ``coverage`` in the
-tests measures the result.
+Seeds of one prompt resemble one another, so pictures are not independent and the usual standard error is too small. The
+unit of resampling is therefore the prompt (cluster bootstrap: Davison and Hinkley, *Bootstrap Methods*, 1997, section
+3.8; Field and Welsh, JRSS-B 69, 2007). A suite has few prompts, and the plain percentile bootstrap of k clusters is too
+narrow by about ``sqrt((k - 1) / k)`` and uses a normal where a t quantile belongs (Hesterberg, Am. Stat. 69, 2015,
+"narrowness bias"). Every resampled deviation is stretched by exactly that much; ``coverage`` in the tests measures the
+result.
 
-- four prompts or more: prompts are resampled whole, ``k - 1`` degrees of freedom. Resampling the
-  seeds again inside a drawn prompt would count the seed noise twice;
-- fewer: prompts are taken as they are, seeds are resampled inside each, ``n - k`` degrees of
-  freedom; the interval then speaks of these prompts only;
-- one seed of fewer than four prompts: there is no interval.
+- Four prompts or more: prompts are resampled whole, with ``k - 1`` degrees of freedom. Resampling the seeds again
+  inside a drawn prompt would count the noise of seeds twice.
+- Fewer: the prompts stay as they are, and seeds are resampled inside each, with ``n - k`` degrees of freedom; the
+  interval then holds for these prompts only.
+- One seed of fewer than four prompts: there is no interval.
 
-A scorecard draws every prompt with the same seeds, and a seed that suits one prompt often suits the
-others: prompts are then not independent either, and no resampling of prompts sees it. Pictures are
-crossed by prompt and seed (Owen, "The pigeonhole bootstrap", Ann. Appl. Stat. 1, 2007), whose plain
-bootstrap counts the noise of single pictures thrice. So the seeds' own effects are resampled beside
-the prompts, shrunk to the variance that is theirs beyond that noise (method of moments:
-``1 - MS_residual / MS_seed``, 0 where negative; Searle, Casella and McCulloch, *Variance
-Components*, 1992, chapter 4), ``s - 1`` degrees of freedom. Two seeds have one, whose quantile
-(12.7) would bury what prompts say: they are given the quantile of two, and are too few where seeds
-matter much. Where every prompt has seeds of its own the term is 0 but for chance.
+A scorecard draws every prompt with the same seeds, and a seed that suits one prompt often suits the others: prompts are
+then not independent either, and resampling prompts alone misses that. Pictures are crossed by prompt and seed; the
+plain bootstrap of both (Owen, "The pigeonhole bootstrap", Ann. Appl. Stat. 1, 2007) counts the noise of single pictures
+three times. So the seeds' own effects are resampled beside the prompts, shrunk to the part of their variance that
+exceeds that noise (method of moments: ``1 - MS_residual / MS_seed``, 0 where negative; Searle, Casella and McCulloch,
+*Variance Components*, 1992, chapter 4), with ``s - 1`` degrees of freedom. Two seeds have one degree, whose quantile
+(12.7) would make every interval useless: they use the quantile of two degrees, which is too small where seeds matter
+much. Where every prompt has seeds of its own, the term is 0 but for chance.
 
-Resampling is one matrix product, and the same seed gives the same resamples, so that differences
-between two conditions are paired draw by draw.
+Resampling is one matrix product. The same seed gives the same resamples, so that differences between two conditions are
+paired draw by draw.
 """
 
 from __future__ import annotations
@@ -50,7 +48,8 @@ class Draws:
         estimate: shape S, the statistic on the data themselves; NaN where nothing was measured.
         samples: shape (resamples, *S); NaN throughout where no interval can be given.
         n: shape S, number of pictures behind each estimate.
-        scope: ``prompts`` (speaks of prompts like these), ``seeds`` (of these prompts only), ``none``.
+        scope: what the interval holds for: ``prompts`` (prompts like these), ``seeds`` (these prompts only), or
+            ``none``.
     """
 
     estimate: np.ndarray
@@ -61,7 +60,15 @@ class Draws:
     def interval(
         self, level: float = LEVEL, low: float = -np.inf, high: float = np.inf
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Percentile interval of the draws, shape S each, clipped to the statistic's range."""
+        """Percentile interval of the draws.
+
+        Args:
+            level: of confidence.
+            low, high: range of the statistic, to which the interval is clipped.
+
+        Returns:
+            Lower and upper ends, shape S each; NaN where a draw is NaN.
+        """
         tail = 50.0 * (1.0 - level)
         if self.samples.shape[0] == 0:
             missing = np.full(self.estimate.shape, np.nan)
@@ -72,11 +79,17 @@ class Draws:
         return np.clip(edges[0], low, high), np.clip(edges[1], low, high)
 
     def share_interval(self, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-        """Interval of shares, values of 0 and 1 or in between, shape S each: Wilson's, with fewer trials than pictures.
+        """Interval of a share of pictures: Wilson's, with an effective number of trials.
 
-        Draws of a share near 0 or 1 cannot be symmetric, and where all pictures agree they do not vary at all. So the
-        draws only say how much pictures of one prompt or seed agree: the trials are as many as independent pictures
-        would give that spread (design effect; Korn and Graubard, Surv. Methodol. 24, 1998), at most all of them.
+        The error of a share near 0 or 1 is not symmetric, and where all pictures agree the draws do not vary. So the
+        draws only determine the number of trials: as many as independent pictures would need for the same spread
+        (design effect; Korn and Graubard, Surv. Methodol. 24, 1998), at most the number of pictures.
+
+        Args:
+            level: of confidence.
+
+        Returns:
+            Lower and upper ends in [0, 1], shape S each; NaN where there is no picture.
         """
         share, n = np.clip(self.estimate, 0.0, 1.0), np.maximum(self.n, 1).astype(float)
         spread = self.samples.std(axis=0) if self.samples.shape[0] else np.full(share.shape, np.nan)
@@ -89,10 +102,10 @@ class Draws:
         return low, high
 
     def positive(self) -> Draws:
-        """The same for a statistic that is always above 0, a variance for instance: deviations multiply.
+        """Draws of a statistic that is always above 0, such as a variance, with deviations on a logarithmic scale.
 
-        A variance that a few pictures make is skewed, and symmetric deviations of it reach below 0; on the scale of
-        its logarithm they are closer to symmetric (delta method: d log x = dx / x).
+        A variance of few pictures is skewed, and symmetric deviations reach below 0; those of its logarithm are closer
+        to symmetric (delta method: d log x = dx / x).
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             off = (self.samples - self.estimate) / self.estimate
@@ -100,7 +113,15 @@ class Draws:
         return Draws(self.estimate, samples, self.n, self.scope)
 
     def map(self, function: Callable[..., np.ndarray], *others: Draws) -> Draws:
-        """Apply ``function`` to estimate and draws alike; pairs draws made with the same seed."""
+        """The same function of the estimates and of the draws.
+
+        Args:
+            function: of this value and those of ``others``, element by element.
+            others: draws with the same number of resamples; those made with the same seed are paired.
+
+        Returns:
+            Draws; results that are not finite become NaN. ``n`` is the largest, ``scope`` the narrowest of all.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             estimate = np.asarray(function(self.estimate, *(o.estimate for o in others)), dtype=float)
             samples = np.asarray(function(self.samples, *(o.samples for o in others)), dtype=float)
@@ -118,11 +139,11 @@ def resample(values: np.ndarray, resamples: int = 1000, seed: int | Sequence[int
     """Mean over prompts and seeds, with bootstrap draws.
 
     Args:
-        values: (..., P, M): P prompts, up to M seeds each; NaN where there is no picture. The last
-            axis may differ in meaning from prompt to prompt (seeds are nested in prompts).
+        values: (..., P, M): P prompts with up to M seeds each; NaN where there is no picture. The m-th seed of one
+            prompt need not be that of another.
         resamples: number of draws.
-        seed: the same seed and P, M give the same resamples: use one seed for values to be paired, and
-            different ones for sets of pictures that have nothing to do with each other.
+        seed: the same seed, P and M give the same resamples: use one seed for values that are paired, and different
+            seeds for unrelated sets of pictures.
 
     Returns:
         Draws of shape ``values.shape[:-2]``. Every picture counts once.
@@ -187,11 +208,15 @@ def _resample(values: np.ndarray, resamples: int, seed: int | Sequence[int]) -> 
 
 
 def _seed_deviations(flat: np.ndarray, mask: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """What the seeds' common effect adds to each draw of the mean, (resamples, N); 0 where there is none.
+    """Deviations of the mean that come from effects which seeds have on all prompts alike.
 
     Args:
         flat, mask: (N, P, M) values, 0 where ``mask`` is 0.
+        resamples: number of draws.
         seed: the same for all prompts of a run, so that the same seeds are drawn for each set of prompts.
+
+    Returns:
+        (resamples, N), 0 where there is no such effect.
     """
     per_prompt, per_seed = mask.sum(axis=2), mask.sum(axis=1)
     total, seeds = per_seed.sum(axis=1), (per_seed > 0).sum(axis=1)
@@ -217,26 +242,30 @@ def _seed_deviations(flat: np.ndarray, mask: np.ndarray, resamples: int, seed: i
 
 
 def _stretch(size: int, freedom: int) -> float:
-    """What a percentile deviation is multiplied with; NaN where no spread can be estimated."""
+    """Factor for deviations of the percentile bootstrap (see the module); NaN where no spread can be estimated.
+
+    Args:
+        size: number of units that are resampled; freedom: degrees of freedom.
+    """
     if size < 2 or freedom < 1:
         return math.nan
     return math.sqrt(size / (size - 1)) * t_quantile(0.975, freedom) / NormalDist().inv_cdf(0.975)
 
 
 def balanced_means(values: np.ndarray) -> np.ndarray:
-    """Means of conditions that were not all drawn for the same prompts and seeds, as if they had been.
+    """Means of conditions adjusted for which prompts and seeds each was drawn with.
 
     Some prompts and seeds suit every condition better than others, so means over different pictures are not
-    comparable. Fits ``x[c, k] = mean[c] + effect[k]`` to the pictures there are by least squares (two-way layout with
+    comparable. Fits ``x[c, k] = mean[c] + effect[k]`` to the existing pictures by least squares (two-way layout with
     empty cells: Searle, *Linear Models*, 1971, chapter 7); the effects have mean 0 over the pictures that any condition
-    has. Where none is missing these are the plain means.
+    has. Where no picture is missing the result is the plain means.
 
     Args:
         values: (C, ...), NaN where there is no picture.
 
     Returns:
-        (C,) means; NaN for a condition without any. Conditions that share no picture with the others, not even by way
-        of a third, cannot be compared with them: their level is that of the pictures of their own group.
+        (C,) means; NaN for a condition without pictures. Conditions that share no picture with the others, not even
+        through a third one, cannot be compared with them: their level is that of the pictures of their own group.
     """
     values = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
     there = np.isfinite(values)
@@ -254,7 +283,7 @@ def balanced_means(values: np.ndarray) -> np.ndarray:
 
 
 def _connected(there: np.ndarray) -> np.ndarray:
-    """(C, C) whether two rows of (C, K) share a column, be it by way of others."""
+    """(C, K) bool -> (C, C) whether two rows share a column, directly or through other rows."""
     linked = there @ there.T
     # squared, the way doubles in length
     for _ in range(len(there).bit_length()):

@@ -9,7 +9,13 @@ LEVEL = 0.95
 
 
 def t_quantile(p: float, freedom: int) -> float:
-    """Quantile of Student's t (Hill, CACM 13, 1970, algorithm 396); error below 1e-4 for p in [.5, 1).
+    """Quantile of Student's t (Hill, CACM 13, 1970, algorithm 396).
+
+    Args:
+        p: probability in (0, 1); freedom: degrees of freedom, at least 1.
+
+    Returns:
+        The quantile, with an error below 1e-4.
 
     Raises:
         ValueError: ``p`` outside (0, 1) or ``freedom`` < 1.
@@ -46,9 +52,14 @@ def t_quantile(p: float, freedom: int) -> float:
 
 
 def wilson(successes: float, trials: float, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of a rate (Wilson, JASA 22, 1927), inside [0, 1] also for 0 and all successes.
+    """Interval of a rate (Wilson, JASA 22, 1927).
 
-    Trials that are not independent count as fewer, so neither number need be whole.
+    Args:
+        successes, trials: need not be whole numbers, as trials that are not independent count as fewer.
+        level: of confidence.
+
+    Returns:
+        Lower and upper end in [0, 1], also for no success and for successes alone.
 
     Raises:
         ValueError: no trials, or successes outside 0..trials.

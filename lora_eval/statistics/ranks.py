@@ -11,7 +11,7 @@ from lora_eval.statistics.intervals import LEVEL
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1 along the last axis, ties averaged; NaN-free input (..., n)."""
+    """Ranks along the last axis, from 1, ties averaged: (..., n) without NaN -> (..., n)."""
     values = np.asarray(values, dtype=np.float64)
     below = (values[..., None, :] < values[..., :, None]).sum(axis=-1)
     equal = (values[..., None, :] == values[..., :, None]).sum(axis=-1)
@@ -19,10 +19,13 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation along the last axis; ``x`` (n,) or like ``y`` (..., n).
+    """Spearman's rank correlation along the last axis.
+
+    Args:
+        x: (n,) or (..., n); y: (..., n).
 
     Returns:
-        Values in [-1, 1], shape ``y.shape[:-1]``; NaN where one side is constant, or has a NaN or n < 3.
+        (...) in [-1, 1]; NaN where either is constant or has a NaN, or n is below 3.
     """
     y = np.asarray(y, dtype=np.float64)
     x = np.broadcast_to(np.asarray(x, dtype=np.float64), y.shape)
@@ -37,10 +40,16 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def theil_sen(x: np.ndarray, y: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
-    """Median of the pairwise slopes and its interval (Sen, JASA 63, 1968): (slope, low, high).
+    """Median of the pairwise slopes with its interval (Sen, JASA 63, 1968).
 
-    The interval inverts Kendall's test, so a third of wild points does not move it. NaN triple below
-    three points or when all x are equal.
+    The interval inverts Kendall's test. A third of wild points hardly moves either.
+
+    Args:
+        x, y: (n,); points with a NaN are left out.
+        level: of confidence.
+
+    Returns:
+        Slope, lower and upper end; NaN with fewer than three points, or where all x are equal.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     kept = np.isfinite(x) & np.isfinite(y)
@@ -60,9 +69,14 @@ def theil_sen(x: np.ndarray, y: np.ndarray, level: float = LEVEL) -> tuple[float
 
 
 def robust_z(values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """Modified z-score (Iglewicz and Hoaglin, 1993): (x - median) / (1.4826 MAD); NaN ignored.
+    """Modified z-score, ``(x - median) / (1.4826 MAD)`` (Iglewicz and Hoaglin, 1993).
 
-    A spread of zero gives 0 for the median and infinity for everything else.
+    Args:
+        values: any shape; NaN is ignored.
+        axis: along which median and MAD are taken, None for all values.
+
+    Returns:
+        The same shape. Where the MAD is 0, 0 for the median itself and infinity for other values.
     """
     values = np.asarray(values, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):

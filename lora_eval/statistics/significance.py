@@ -9,12 +9,13 @@ import numpy as np
 
 
 def sign_flip_test(differences: np.ndarray, resamples: int = 1000, seed: int = 0) -> float:
-    """Two-sided p that paired differences have mean zero (Fisher's randomisation test).
+    """Test of paired differences against mean zero by flipping their signs (Fisher's randomisation test).
 
     Args:
-        differences: (P, M) per prompt and seed, or (n,); NaN ignored. Signs flip prompt by prompt
-            when there are at least six prompts (seeds of a prompt are not independent), else picture
-            by picture. Up to 12 units every sign pattern is tried, which makes p exact.
+        differences: (P, M) by prompt and seed, or (n,); NaN is ignored. With at least six prompts all signs of a prompt
+            flip together (its seeds are not independent), otherwise those of each picture. Up to 12 units every
+            pattern of signs is tried, which makes p exact.
+        resamples, seed: of the random patterns for more units.
 
     Returns:
         p in (0, 1]; NaN without differences.
@@ -38,7 +39,14 @@ def sign_flip_test(differences: np.ndarray, resamples: int = 1000, seed: int = 0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values that keep the family-wise error (Holm, Scand. J. Stat. 6, 1979); NaN stays."""
+    """p-values adjusted for the family-wise error (Holm, Scand. J. Stat. 6, 1979).
+
+    Args:
+        p_values: NaN for tests that were not made.
+
+    Returns:
+        As many adjusted values in [0, 1], NaN where there was one.
+    """
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
     order = [int(i) for i in np.argsort(p, kind="stable") if np.isfinite(p[i])]

@@ -11,7 +11,7 @@ from lora_eval.statistics.significance import holm, sign_flip_test
 
 
 def entry(now: Standing, condition: int) -> dict[str, Any]:
-    """A condition as it stands in the leaderboard and among the ties: where it is, and what it gains."""
+    """A condition as one entry of the leaderboard or of the ties: where it is, and what it gains."""
     c, draws = now.grid.conditions[condition], now.draws
     # differences of cosines, however wide few prompts make the interval
     low, high = draws.interval(low=-2.0, high=2.0)

@@ -6,7 +6,7 @@ lies below the truth, as the smallest of several noisy numbers does: it is "good
 below the first limit. A fault that the dimension finds whatever the score (copies, drift beyond chance, elements lost)
 lowers "good" to "weak".
 
-A dimension speaks of the advised weight, and of what everyday weights (up to 1) above it show: a fault that appears
+A dimension judges the advised weight, and what everyday weights (up to 1) above it show: a fault that appears
 there lowers "good" to "weak", and so does a check that fails there, to "poor" from weight .6 down. Which dimension a
 failed check counts against, the check says itself: what breaks pictures counts against strength, for it is the weight
 that breaks them.

@@ -1,4 +1,4 @@
-"""Alignment of a run: what the LoRA costs in listening to the prompt, against the base model itself."""
+"""Prompt alignment of a run, compared with the base model: the margin between prompts, elements, negative prompt."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ONE_PROMPT = "one prompt; add prompts that ask for something else, so that chanc
 
 
 def measure(context: Context) -> None:
-    """Score: margin kept, ``(t_w - o_w) / (t_0 - o_0)``: t cosine with the own text, o with the other prompts'.
+    """Score: margin kept, ``(t_w - o_w) / (t_0 - o_0)``, t the cosine with the own text, o with the other prompts'.
 
-    1 = the picture tells its prompt from the others as well as the base model's does, 0 = it could
-    belong to any of them. The others are those whose pictures are judged: prompts are then exchangeable,
-    and resampling them sees all of the error. One text that no picture belongs to would be the same for all.
+    1 = the picture fits its own prompt better than the others by as much as the base model's picture does, 0 = it could
+    belong to any of them. The other prompts are those whose pictures are judged: prompts are then exchangeable, and
+    resampling them includes all of the error. A text without pictures would be the same in all resamples.
     """
     data, grid = context.data, context.grid
     context.evidence[NAME] = {"encoder": data.encoder}
@@ -65,7 +65,7 @@ def measure(context: Context) -> None:
         counted = mine >= 0
         others = (against.sum(axis=1) - np.where(counted, clip_t, 0.0)) / (len(judging) - counted)
         margin = clip_t - others
-    # a copied picture ignores its prompt, but that is memorising and is judged there
+    # a copied picture ignores its prompt, but that counts against generalisation
     copies = context.shared.copies
     judged = np.ones(n) if copies is None else np.where(copies.copied, np.nan, 1.0)
     context.columns.update(
@@ -109,13 +109,17 @@ def measure(context: Context) -> None:
         prompts=[grid.prompts[p] for p in prompts],
         interval_scope=kept.scope,
         elements=_elements(context, judged),
-        negative=_negative(context, similarity),
+        negative=_negative(context),
         by_prompt=_by_prompt(context, clip_t, prompts),
     )
 
 
 def _by_prompt(context: Context, clip_t: np.ndarray, prompts: list[int]) -> dict[str, dict[str, Any]]:
-    """CLIP-T change per prompt and condition, so that the report can name the prompt that suffers."""
+    """Mean change of CLIP-T of each prompt, by condition.
+
+    Args:
+        clip_t: (N,) cosines with the own text; prompts: indices of the prompts.
+    """
     with np.errstate(invalid="ignore"):
         delta = context.grid.cube(context.difference_column(clip_t))
         valid = np.isfinite(delta)
@@ -127,7 +131,14 @@ def _by_prompt(context: Context, clip_t: np.ndarray, prompts: list[int]) -> dict
 
 
 def _elements(context: Context, own: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-    """Element by element against foils: pictures in which the caption as asked beats every foil."""
+    """Rows and evidence of the elements of prompts, each tested against captions in which it is swapped (foils).
+
+    Args:
+        own: (N,) 1 for pictures that count, NaN for copies.
+
+    Returns:
+        By condition, for each element: in how many pictures it beats all its foils, with the LoRA and at weight 0.
+    """
     data, grid = context.data, context.grid
     per_condition: dict[str, list[dict[str, Any]]] = {condition.key: [] for condition in grid.conditions}
     n = len(data.cells)
@@ -200,12 +211,17 @@ def _elements(context: Context, own: np.ndarray) -> dict[str, list[dict[str, Any
 
 
 def _nan_mean(values: np.ndarray) -> float:
+    """Mean of the finite values, NaN without any."""
     valid = values[np.isfinite(values)]
     return float(valid.mean()) if valid.size else float("nan")
 
 
-def _negative(context: Context, similarity: np.ndarray) -> dict[str, Any]:
-    """How much the negative prompt takes away, with the LoRA and at weight 0; paired by seed."""
+def _negative(context: Context) -> dict[str, Any]:
+    """Rows and evidence of the negative prompt: the change of its concept's cosine against the twin without it.
+
+    Returns:
+        By condition, the change with the LoRA and at weight 0, paired by seed.
+    """
     data, grid = context.data, context.grid
     result: dict[str, Any] = {}
     effect = np.full(grid.rows.shape, np.nan)

@@ -1,4 +1,4 @@
-"""Copies of training pictures by two witnesses, pair by pair."""
+"""Copies of training pictures, pair by pair."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from lora_eval.scorecard.dimensions.shared import Copies
 from lora_eval.statistics.intervals import LEVEL, wilson
 
 NAME = "generalisation"
-# of seven parts the smallest counts: each gets an interval at which all hold at once in 95 % (Bonferroni)
+# the smallest of the parts counts: each has an interval at a level at which all hold at once in 95 % (Bonferroni)
 PART_COUNT = 7
 PART_LEVEL = 1.0 - (1.0 - LEVEL) / PART_COUNT
 
 
 def miss(context: Context, measure: str, reason: str) -> None:
-    """Rows without a value, and a note, that say why a part was not measured."""
+    """Add rows without a value, and a note, that say why a part was not measured.
+
+    Args:
+        measure: name of the measure.
+        reason: what is missing, and what to add.
+    """
     context.notes[f"{NAME}.{measure}"] = reason
     context.not_measured(NAME, measure, reason)
 
 
 def find_copies(context: Context) -> None:
-    """Find the copies of training pictures before anything else is measured.
+    """Find the copies of training pictures, before anything else is measured.
 
-    Alignment leaves them out: a copy ignores its prompt, and that is judged here alone.
+    Alignment leaves copies out: a copy ignores its prompt, but it counts against generalisation alone. A picture whose
+    twin at weight 0 is a copy of the same training picture is none: the base model draws it without training.
     """
     context.evidence.setdefault(NAME, {})
     training, grid, data = context.data.training, context.grid, context.data
@@ -40,7 +46,6 @@ def find_copies(context: Context) -> None:
     index, cosine, structure, copy = formulas.find_copies(
         data.features, data.thumbs, training.features, training.thumbs, limits
     )
-    # what the base model draws from the same prompt and seed cannot have been copied from the training set
     twins = np.full(len(copy), -1)
     found = grid.twins() >= 0
     twins[grid.rows[found]] = grid.twins()[found]

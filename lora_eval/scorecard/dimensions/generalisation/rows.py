@@ -1,4 +1,4 @@
-"""Generalisation of a run: what is left on challenge prompts, copies pair by pair, diversity, leak."""
+"""Generalisation of a run: what is kept on challenge prompts, diversity, leak, nearness to the training pictures."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from lora_eval.scorecard.grid import CHALLENGE_ROLES, OPEN_ROLES, TRIGGERED_ROLE
 from lora_eval.statistics.bootstrap import Draws
 from lora_eval.statistics.intervals import wilson
 
-# of the base model's variety, the least that variety is divided by
+# variety is divided by the base model's, or by this share of it where a resample has less
 VARIETY_FLOOR = 0.1
+# held-out pictures that can be compared with the training pictures
 HELD_OUT_NEEDED = 4
+# share of the distance to the references that likeness must gain, or the concept does not show
+GAIN_NEEDED = 0.1
 
 
 class PartValues(NamedTuple):
@@ -35,14 +38,14 @@ class PartValues(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What one part of the score is.
+    """One part of the score.
 
     Attributes:
         name: in the evidence.
-        measure: adds its rows; None where it was not measured, or is not judged.
-        says: what a reader is told after the value, where this part is the smallest.
-        decides: whether it says by itself that the concept was learnt, or that pictures were. Where none of these
-            was measured, there is no score.
+        measure: adds its rows, and returns its values; None where it was not measured, or is not judged.
+        says: the words after the value in the finding, where this part is the smallest.
+        decides: whether the part alone can show that the concept was learnt, or that the training pictures were. Where
+            no such part was measured, there is no score.
     """
 
     name: str
@@ -52,24 +55,11 @@ class Part:
 
 
 def measure(context: Context) -> None:
-    """Score: the smallest of the parts below, each 1 when nothing is lost and 0 when everything is.
+    """Score: the smallest of the PARTS below, each 1 where nothing is lost and 0 where everything is.
 
-    - likeness kept: gain on challenge and composition prompts over gain on plain prompts, as such or each over
-      its own way from the base model to the references, whichever is more: a new scene makes the way longer,
-      a base model that is nearer there already makes the gain smaller, and neither is the LoRA's loss;
-    - alignment kept there beyond what plain prompts keep;
-    - copies: 1 - share of pictures that two witnesses call a copy (weight 0's own copies taken off);
-    - diversity: (Vendi - 1) over that of weight 0 or, where lower, of as many references or of weight 0's prompts
-      without the trigger;
-    - leak (characters and objects): 1 - movement towards the references without the trigger over
-      the movement with it;
-    - held-out gap: 1 - likeness to the training pictures beyond that to held-out ones, over the room;
-    - data copying: 1 - share of pictures that lie nearer to a training picture than held-out ones do, beyond the
-      share expected by chance (Meehan, Chaudhuri and Dasgupta, arXiv 2004.05675, by a quantile in place of ranks).
-
-    Each part counts with its bound nearest 1 (it is lost only as far as that is sure), so that seven
-    noisy numbers do not make a good LoRA look bad by their minimum. The interval runs from the smallest
-    of the parts' lower ends to the smallest of their upper ends.
+    Each part counts with the upper end of its interval: a loss counts only as far as the interval excludes less of it,
+    so that the smallest of seven noisy numbers does not make a good LoRA look bad. The interval of the score runs from
+    the smallest of the parts' lower ends to the upper end of the smallest part.
     """
     context.evidence.setdefault(NAME, {})
     measured = {part.name: part.measure(context) for part in PARTS}
@@ -98,11 +88,11 @@ def _score(context: Context, parts: dict[str, PartValues]) -> None:
             reason = "; ".join(dict.fromkeys(found)) or "add challenge prompts, the training pictures and references"
             context.add(condition, NAME, "score", Estimate(None, verdict=f"not measured: {reason}"))
             continue
-        sure = {name: (value if not np.isfinite(high) else high) for name, (value, _, high, _) in rows.items()}
-        name = min(sure, key=lambda key: (min(1.0, sure[key]), key))
+        ends = {name: (value if not np.isfinite(high) else high) for name, (value, _, high, _) in rows.items()}
+        name = min(ends, key=lambda key: (min(1.0, ends[key]), key))
         value, _, high, n = rows[name]
         low = min((r[1] for r in rows.values() if np.isfinite(r[1])), default=np.nan)
-        # a ratio to next to nothing runs away; lost twice over is lost
+        # a ratio with a small denominator can be of any size; below -1 nothing more is lost
         value, low, high = (float(x) for x in np.clip((value, low, high), -1.0, 1.0))
         context.add(condition, NAME, "score", Estimate(value, (low, high), n, 0.0, 1.0, value))
         weakest[condition.key] = {
@@ -121,24 +111,28 @@ def _miss(context: Context, measure: str, reason: str) -> PartValues | None:
 
 
 def _of_draws(draws: Draws) -> PartValues:
-    """The part as its draws have it: nothing is lost at 1."""
+    """Values of a part whose draws are 1 where nothing is lost."""
     low, high = draws.interval(PART_LEVEL)
     return PartValues(draws.estimate, low, high, draws.n)
 
 
 def _of_loss(draws: Draws) -> PartValues:
-    """The part as 1 less a loss that draws are of."""
+    """Values of a part whose draws are 0 where nothing is lost."""
     low, high = draws.interval(PART_LEVEL)
     return PartValues(1.0 - draws.estimate, 1.0 - high, 1.0 - low, draws.n)
 
 
 def _positive_gain(context: Context) -> np.ndarray | None:
-    """(C,) whether the concept surely shows, on plain prompts or on all; there is nothing to keep otherwise."""
+    """(C,) whether the concept shows, on plain prompts or on all; otherwise there is nothing to keep or to leak.
+
+    It does where the lower end of the interval of the likeness gained exceeds GAIN_NEEDED of the distance to the
+    references. None without references.
+    """
     likeness = context.shared.likeness
     if likeness is None:
         return None
     clip_i, room = likeness.clip_i, _room(likeness)
-    needed = 0.1 * np.clip(room, fidelity.ROOM, None)
+    needed = GAIN_NEEDED * np.clip(room, fidelity.ROOM, None)
     shows = np.zeros(len(context.grid.conditions), dtype=bool)
     for prompts in (context.grid.core(), context.grid.prompts_of(TRIGGERED_ROLES)):
         if prompts:
@@ -155,6 +149,12 @@ def _room(likeness: Likeness) -> np.ndarray:
 
 
 def _fidelity_kept(context: Context) -> PartValues | None:
+    """Likeness gained on challenge and composition prompts over that on plain ones.
+
+    Both gains are taken as they are, or each over its own distance from the base model to the references; the larger
+    ratio counts. A new scene makes the distance longer, and a base model that is nearer there already makes the gain
+    smaller; neither is a loss by the LoRA.
+    """
     challenge = context.grid.prompts_of(CHALLENGE_ROLES)
     if not challenge:
         return _miss(context, "fidelity_kept", "no challenge prompt; add prompts with a new scene, style or action")
@@ -166,7 +166,7 @@ def _fidelity_kept(context: Context) -> PartValues | None:
     clip_i, ceiling = likeness.clip_i, likeness.ceiling
     there = context.draws(context.paired(clip_i) - context.paired_base(clip_i), challenge)
     of_gain = there.map(lambda a, b: a / b, likeness.gain)
-    # by how far it was to go: a base model that already comes nearer on challenge prompts leaves less to gain there
+    # a base model that is already nearer on challenge prompts leaves less to gain there
     base = context.draws(context.paired_base(clip_i), challenge)
     relative = there.map(lambda a, z: np.where(ceiling - z < fidelity.ROOM, np.nan, a / (ceiling - z)), base)
     of_way = relative.map(lambda a, b: a / b, likeness.relative)
@@ -177,11 +177,11 @@ def _fidelity_kept(context: Context) -> PartValues | None:
 
 
 def _alignment_kept(context: Context) -> PartValues | None:
+    """Margin between prompts that is kept on challenge prompts, beyond what plain prompts lose."""
     challenge, core = context.grid.prompts_of(CHALLENGE_ROLES), context.grid.core()
     found = context.shared.prompt_margin
     if not challenge or found is None or not np.isfinite(found.margin).any():
         return _miss(context, "alignment_kept", "no challenge prompt with an encoded text; add some and embed again")
-
     margin = found.margin
 
     def kept(prompts: list[int]) -> Draws:
@@ -195,6 +195,12 @@ def _alignment_kept(context: Context) -> PartValues | None:
 
 
 def _diversity(context: Context) -> PartValues | None:
+    """Variety between seeds, (Vendi - 1), over that of weight 0.
+
+    Where that is less, over the variety of as many references, or over that of the base model on prompts without the
+    trigger. Seeds of a concept that the base model does not know give different things each time, and a LoRA has to
+    end that variety; what it should keep is the variety with which the base model draws what it knows.
+    """
     variety = context.shared.variety
     assert variety is not None
     vendi, base = variety.vendi, variety.vendi_0
@@ -207,13 +213,10 @@ def _diversity(context: Context) -> PartValues | None:
     ceiling = variety.reference or np.inf
     every = list(range(vendi.shape[1]))
     ceiling = ceiling if np.isfinite(ceiling) else np.inf
-
-    # seeds of a concept that the base model does not know give other things each time: variety that a LoRA has to
-    # end. What it may not lose is the variety with which the base model draws what it knows
     known = _known_variety(context)
     ceiling = min(ceiling, known) if np.isfinite(known) else ceiling
     here, zero = context.draws(vendi, every), context.draws(base, every)
-    # a resample of few prompts can hold next to no variety of the base model: the ratio must not run away there
+    # a resample of few prompts can have hardly any variety at weight 0, which would make the ratio of any size
     floor = np.maximum(VARIETY_FLOOR * (np.minimum(zero.estimate, ceiling) - 1.0), 1e-9)
 
     def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -235,6 +238,7 @@ def _known_variety(context: Context) -> float:
 
 
 def _leak(context: Context) -> PartValues | None:
+    """1 less the movement towards the references without the trigger over that with it (characters and objects)."""
     grid = context.grid
     unrelated = grid.prompts_of(("unrelated",))
     if not unrelated:
@@ -257,7 +261,7 @@ def _leak(context: Context) -> PartValues | None:
     context.columns["leak"] = np.where(
         np.isin(np.arange(len(context.data.cells)), grid.rows[:, unrelated]), context.columns["clip_i_gain"], np.nan
     )
-    # over all prompts with the trigger: few plain ones leave the movement too unsure to divide by
+    # over all prompts with the trigger: the movement on the few plain ones is known too roughly to divide by
     with_trigger = context.draws(movement, grid.prompts_of(OPEN_ROLES) or grid.core())
     ratio = context.draws(movement, unrelated).map(lambda a, b: a / b, with_trigger)
     ratio = ratio.map(lambda v: np.where(shows, v, np.nan))
@@ -271,6 +275,7 @@ def _leak(context: Context) -> PartValues | None:
 
 
 def _held_out_gap(context: Context) -> PartValues | None:
+    """1 less the likeness to training pictures beyond that to held-out ones, over the distance to the references."""
     references, training, likeness = context.data.references, context.data.training, context.shared.likeness
     if references is None or training is None or not references.held_out:
         return _miss(context, "held_out_gap", "no held-out pictures; keep at least four pictures out of training")
@@ -300,9 +305,14 @@ def _held_out_gap(context: Context) -> PartValues | None:
 
 
 def _data_copying(context: Context) -> PartValues | None:
+    """1 less the share of pictures nearer to a training picture than held-out ones are, beyond chance.
+
+    After Meehan, Chaudhuri and Dasgupta (arXiv 2004.05675), with a quantile in place of ranks: a picture counts where
+    its cosine exceeds the 95th percentile of the held-out pictures'. Chance is 5 %, or weight 0's share where larger.
+    """
     references, training, grid = context.data.references, context.data.training, context.grid
     if references is None or training is None or not references.held_out or len(references) < HELD_OUT_NEEDED:
-        # the held-out gap has said already what is missing
+        # the held-out gap names what is missing
         return None
     if context.shared.likeness is not None and context.shared.likeness.other_subject:
         return None
@@ -330,6 +340,7 @@ def _data_copying(context: Context) -> PartValues | None:
 
 
 def _not_copied(context: Context) -> PartValues | None:
+    """Share of pictures that are no copies of training pictures."""
     copies = context.shared.copies
     return None if copies is None else PartValues(*copies.part)
 

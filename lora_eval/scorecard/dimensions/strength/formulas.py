@@ -161,7 +161,7 @@ def _base_spread(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         small = np.sqrt(count[usable] / np.maximum(count[usable] - 1.0, 1.0))[:, None, None]
         off = (off * small).reshape(-1, pixels.shape[2])
         mad = 1.4826 * np.nanmedian(np.abs(off), axis=0)
-        # MAD is 0 when most pictures agree exactly (clipped fraction 0): the standard deviation then speaks
+        # MAD is 0 when most pictures agree exactly (clipped fraction 0): the standard deviation is used then
         deviation = np.sqrt(np.nanmean(off**2, axis=0))
         between = np.nanstd(centre, axis=0)
     spread = np.where(mad > 0, np.maximum(mad, 0.5 * deviation), deviation)

@@ -14,18 +14,19 @@ from lora_eval.statistics.bootstrap import Draws, resample
 from lora_eval.statistics.intervals import wilson
 
 NAME = "strength"
+# statistics that must leave the spread of weight 0 before a weight counts as distorted
 VOTES = 2
-# two of 255 levels between the darkest and the lightest spot of a thumb
+# a picture is blank where its thumb has no more than two of 255 levels between its darkest and lightest spot
 BLANK_RANGE = 0.008
-# the margin kept (see alignment) below which a weight counts as deaf to the prompt
+# share of the margin kept (see alignment) below which a weight ignores the prompt
 ALIGNMENT_TOLERANCE = 0.75
-# a LoRA should stand weight 1 undistorted; the article's everyday range is 0.4 to 0.8
+# a LoRA should be undistorted up to weight 1; everyday weights are 0.4 to 0.8
 FULL_WEIGHT = 1.0
 # half of the likeness should not be there before this weight, or no room is left for lower ones (everyday: .4 to .8)
 EARLIEST_HALF = 0.35
 # from the weight that reaches this share of the best gain on, nothing needs to rise any more
 FULL_GAIN = 0.95
-# gain still rising by more than this share of its maximum is a style on its way, not a break
+# where the gain still rises by more than this share of its maximum, statistics move because the concept does
 STILL_RISING = 0.05
 
 
@@ -55,11 +56,11 @@ class _Rows:
 
 
 def measure(context: Context) -> None:
-    """Score: the smallest of monotony (Spearman), smoothness (1 - CSM over a switch's), onset (over weight 1) and
-    room (the weight that brings half of the likeness, over EARLIEST_HALF).
+    """Score: the smallest of four parts; it belongs to the checkpoint, not to one weight.
 
-    1 = every step of weight brings more of the concept, evenly, and nothing breaks up to weight 1;
-    0 = the weight does nothing orderly. It belongs to the checkpoint, not to one weight.
+    The parts are monotony (Spearman), smoothness (1 less CSM over that of a switch), unbroken (onset of distortion over
+    weight 1) and room (the weight that brings half of the likeness, over EARLIEST_HALF). 1 = every step of weight
+    brings more of the concept, evenly, and nothing breaks up to weight 1; 0 = the weight has no orderly effect.
     """
     data, grid = context.data, context.grid
     prompts = grid.prompts_of(OPEN_ROLES) or grid.core()
@@ -113,7 +114,7 @@ def _departures(context: Context, prompts: list[int]) -> np.ndarray:
 
 
 def _blank(context: Context) -> None:
-    """Share of pictures of one single shade: what a host draws when numbers have become NaN."""
+    """Rows of the share of pictures of a single shade, which is what a host draws from NaN."""
     data, grid = context.data, context.grid
     if data.thumbs.ndim != 3 or not data.thumbs.size:
         return
@@ -129,7 +130,15 @@ def _blank(context: Context) -> None:
 
 
 def _response(context: Context, chosen: list[int]) -> tuple[np.ndarray, str]:
-    """(W, P, M) gain over weight 0 of each picture, and of what: likeness or, without references, own direction."""
+    """Response of each picture at some conditions.
+
+    Args:
+        chosen: indices of the conditions, ascending in weight.
+
+    Returns:
+        (W, P, M) gain over weight 0 on plain prompts, and what it is a gain of: likeness to the references or, without
+        any, movement along the mean change at the largest weight.
+    """
     grid, core = context.grid, context.grid.core()
     if context.shared.likeness is not None:
         clip_i = context.shared.likeness.clip_i
@@ -173,13 +182,13 @@ def _checkpoint(context: Context, chosen: list[int], z: np.ndarray) -> dict[str,
     votes = formulas.votes(off)
     still = _rising(gain)
     strongly = formulas.votes(off, 2 * formulas.LEFT_SPREAD) >= VOTES
-    # a likeness still on its way may move statistics too; far beyond the references' own it may not
+    # while likeness still rises, statistics may move with it, but not far beyond the references' own
     excused = still & ~(strongly if _references_known(context) else np.zeros_like(strongly))
     left, strongly = (votes >= VOTES) & ~excused, strongly & ~excused
-    deaf = _ignores_prompt(context, chosen)
+    ignoring = _ignores_prompt(context, chosen)
     pixels_known = bool(np.isfinite(z[chosen]).any())
     onset = formulas.onset(weights, left, strongly) if pixels_known else math.nan
-    fine = ~deaf & ~(weights >= onset)
+    fine = ~ignoring & ~(weights >= onset)
     usable = formulas.usable(weights, gain.estimate, fine)
     best = formulas.middle(weights, usable)
     curve = {
@@ -192,7 +201,7 @@ def _checkpoint(context: Context, chosen: list[int], z: np.ndarray) -> dict[str,
         "distortion_votes": [0, *map(int, votes)],
         "z": [[number(v) for v in z[c]] for c in chosen],
         "distorted": [False, *map(bool, left)],
-        "deaf": [False, *map(bool, deaf)],
+        "deaf": [False, *map(bool, ignoring)],
         "onset": number(onset),
         "usable": [float(w) for w in weights[usable]],
         "recommended": number(best),
@@ -259,7 +268,7 @@ def _judge(
     pairs = resample(rho, table.context.resamples, table.context.seed)
     mean = np.concatenate([[0.0], gain.estimate])
     means = np.concatenate([np.zeros((len(gain.samples), 1)), gain.samples], axis=1)
-    # once the concept is all there a LoRA may level off or decline: that is what the usable range is for
+    # beyond full likeness the response may level off or decline: the usable range covers that
     full = int(np.argmax(gain.estimate >= FULL_GAIN * gain.estimate.max()))
     top = max(full + 1, formulas.WEIGHTS_NEEDED - 1)
     rise, mean_rise, means_rise = grid[: top + 1], mean[: top + 1], means[:, : top + 1]
@@ -297,7 +306,10 @@ def _judge(
 
 
 def _spread(value: float, draws: np.ndarray) -> tuple[float, float, float]:
-    """A value with the percentile interval of its draws, widened to hold it (both statistics are bounded)."""
+    """A value with the 95 % percentile interval of its draws, widened to contain the value.
+
+    The statistics are bounded, so that all draws may lie on one side of the value.
+    """
     draws = draws[np.isfinite(draws)]
     if not draws.size:
         return value, value, value
@@ -306,7 +318,10 @@ def _spread(value: float, draws: np.ndarray) -> tuple[float, float, float]:
 
 
 def _rising(gain: Draws) -> np.ndarray:
-    """(W,) whether the gain at a weight surely passes that of all lower weights by a share that matters."""
+    """(W,) whether the gain at a weight exceeds that of all lower weights.
+
+    It does where it is larger by STILL_RISING of the maximum, and the 95 % interval of the difference is above 0.
+    """
     best = float(np.nanmax(gain.estimate)) if np.isfinite(gain.estimate).any() else 0.0
     result = np.zeros(gain.estimate.shape, dtype=bool)
     for i in range(len(result)):
@@ -316,17 +331,22 @@ def _rising(gain: Draws) -> np.ndarray:
             top = int(np.argmax(np.where(np.isfinite(gain.estimate[:i]), gain.estimate[:i], -np.inf)))
             before, before_draws = max(0.0, float(gain.estimate[top])), np.maximum(gain.samples[:, top], 0.0)
         more = gain.samples[:, i] - before_draws
-        sure = float(np.quantile(more, 0.025)) if np.isfinite(more).all() and more.size else 0.0
-        result[i] = gain.estimate[i] - before > STILL_RISING * best and sure > 0
+        least = float(np.quantile(more, 0.025)) if np.isfinite(more).all() and more.size else 0.0
+        result[i] = gain.estimate[i] - before > STILL_RISING * best and least > 0
     return result
 
 
 def _beyond_purpose(context: Context, z: np.ndarray, gain: Draws) -> np.ndarray:
-    """Departures less what a style moves on purpose, when the references' own statistics are not known.
+    """Departures less those that belong to a style, where the references' own statistics are not known.
 
-    A style may well leave the spread of weight 0 (that is what it is for), and stay there. What it has
-    moved by the weight at which most of its likeness is reached counts as purpose; only what comes
-    after that is distortion.
+    A style may move statistics out of the spread of weight 0 on purpose. What it has moved by the weight that reaches
+    most of the likeness counts as purpose; only what is beyond that counts as distortion.
+
+    Args:
+        z: (W, K) departures; gain: draws (W,) of the response.
+
+    Returns:
+        (W, K) departures.
     """
     if context.data.kind != "style" or _references_known(context):
         return z
@@ -338,7 +358,10 @@ def _beyond_purpose(context: Context, z: np.ndarray, gain: Draws) -> np.ndarray:
 
 
 def _least_gain(context: Context, chosen: list[int]) -> float:
-    """The gain below which nothing rises: a twentieth of the way to the references, or a tenth of seed noise."""
+    """The gain below which nothing rises.
+
+    A twentieth of the distance to the references or, without any, a tenth of the distance between two seeds.
+    """
     likeness, variety = context.shared.likeness, context.shared.variety
     if likeness is not None:
         room = likeness.ceiling - likeness.base.estimate[chosen]
@@ -348,12 +371,13 @@ def _least_gain(context: Context, chosen: list[int]) -> float:
 
 
 def _references_known(context: Context) -> bool:
-    """Whether the references' own pixel statistics can say which departures are learnt."""
+    """Whether there are enough references to tell from their pixel statistics which departures are learnt."""
     references = context.data.references
     return references is not None and references.pixels is not None and len(references) >= 3
 
 
 def _no_onset(pixels_known: bool, weights: np.ndarray) -> str:
+    """Why there is no onset of distortion."""
     if not pixels_known:
         return "not measured: no distortion statistics or no weight 0; embed the run again"
     return f"no distortion up to weight {weights[-1]:g}"
