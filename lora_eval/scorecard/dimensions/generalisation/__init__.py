@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_eval.scorecard.dimensions.generalisation import copies, judgement, rows
+from lora_eval.scorecard.dimensions.generalisation import copies, judgement, parts, rows
 from lora_eval.scorecard.dimensions.generalisation.judgement import Result, read
 from lora_eval.scorecard.dimensions.place import below
 from lora_eval.scorecard.dimensions.spec import CellColumn, Check, DimensionSpec, Remedy
@@ -41,28 +41,7 @@ SPEC = DimensionSpec(
             "fewer epochs or an earlier checkpoint, more different pictures, a lower rank; remove doubles from the "
             "training set",
         ),
-        Remedy(
-            lambda result, answer: result.weakest == "data_copying",
-            "pictures lie nearer to the training pictures than new ones of the concept do",
-            "more pictures that differ in place, light and pose, captioned with what is to stay free; fewer epochs or "
-            "an earlier checkpoint, a lower learning rate",
-        ),
-        Remedy(
-            lambda result, answer: result.weakest == "leak",
-            "the concept shows without its trigger",
-            "add pictures of the class without the trigger (regularisation), caption backgrounds and class words, "
-            "fewer epochs",
-        ),
-        Remedy(
-            lambda result, answer: result.weakest == "diversity",
-            "seeds give nearly the same picture",
-            "fewer epochs or a lower weight; vary pose, place and framing in the training pictures",
-        ),
-        Remedy(
-            lambda result, answer: result.weakest == "held_out_gap",
-            "training pictures are met better than held-out ones",
-            "fewer epochs, more different pictures",
-        ),
+        *(Remedy(judgement.weakest_is(part.name), part.seen, part.change) for part in parts.PARTS if part.change),
         Remedy(
             lambda result, answer: True,
             "the concept weakens in new scenes",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from lora_eval.scorecard.data import Measure
+from lora_eval.scorecard.data import Dimension, Measure
 from lora_eval.scorecard.dimensions import fidelity
 from lora_eval.scorecard.dimensions.generalisation.copies import NAME
-from lora_eval.scorecard.dimensions.generalisation.rows import PARTS
+from lora_eval.scorecard.dimensions.generalisation.parts import PARTS
 from lora_eval.scorecard.dimensions.place import Place, interval_text
 from lora_eval.scorecard.dimensions.spec import Advised, Finding, Limits
 
@@ -115,3 +116,8 @@ def found_above(advised: Advised) -> tuple[float, str] | None:
         if sound and row is not None and row.ci_high is not None and row.ci_high < LIMITS.good:
             return place.weight, explain(result).text
     return None
+
+
+def weakest_is(part: str) -> Callable[[Result, Dimension], bool]:
+    """Whether a row of advice applies: the part is the smallest."""
+    return lambda result, answer: result.weakest == part
