@@ -1,4 +1,4 @@
-"""The parts of generalisation: kept likeness and alignment, diversity, leak, nearness to the training pictures, copies."""
+"""The parts of generalisation: kept likeness and alignment, diversity, leak, nearness to training pictures, copies."""
 
 from __future__ import annotations
 

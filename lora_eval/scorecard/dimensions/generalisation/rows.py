@@ -12,7 +12,7 @@ from lora_eval.scorecard.dimensions.generalisation.parts import PARTS, PartValue
 
 
 def measure(context: Context) -> None:
-    """Score: the smallest of the PARTS below, each 1 where nothing is lost and 0 where everything is.
+    """Score: the smallest of the parts, each 1 where nothing is lost and 0 where everything is.
 
     Each part counts with the upper end of its interval: a loss counts only as far as the interval excludes less of it,
     so that the smallest of seven noisy numbers does not make a good LoRA look bad. The interval of the score runs from
