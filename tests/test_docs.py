@@ -239,11 +239,8 @@ def test_the_example_answers_have_the_keys_of_the_program() -> None:
 # -- what is measured ----------------------------------------------------------------------------
 
 MEASURES = ROOT / "docs" / "measures.md"
-TITLES = {
-    "consistency": "Visual consistency",
-    "fidelity": "Feature fidelity",
-    "generalisation": "Generalisation",
-    "curve": "Training curve",
+# the heading of each dimension's section: its title, but for these
+TITLES = {spec.name: spec.title for spec in SPECS} | {
     "strength": "Strength controllability",
     "alignment": "Text-image alignment",
 }
