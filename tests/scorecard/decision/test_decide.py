@@ -125,6 +125,14 @@ def test_copying_weights_are_out_and_the_lora_is_called_memorised() -> None:
     assert any(a.dimension == "generalisation" for a in card.advice)
 
 
+def test_copies_that_were_not_judged_are_not_advised_on() -> None:
+    card = card_of("narrow", training=0)
+    assert "not judged: copies" in card.dimensions["generalisation"].reason
+    seen = [a.seen for a in card.advice if a.dimension == "generalisation"]
+    assert seen == ["the concept weakens in new scenes"]
+    assert "training pictures are copied" in [a.seen for a in card_of("copies").advice]
+
+
 def test_collapsed_weights_are_out() -> None:
     card = card_of("collapse")
     assert any(gate.startswith("collapse") for gate in card.gates)

@@ -36,7 +36,7 @@ SPEC = DimensionSpec(
     ),
     remedies=(
         Remedy(
-            lambda result, answer: bool(result.pairs) or "copies" in answer.reason,
+            judgement.copies_seen,
             "training pictures are copied",
             "fewer epochs or an earlier checkpoint, more different pictures, a lower rank; remove doubles from the "
             "training set",

@@ -121,3 +121,11 @@ def found_above(advised: Advised) -> tuple[float, str] | None:
 def weakest_is(part: str) -> Callable[[Result, Dimension], bool]:
     """Whether a row of advice applies: the part is the smallest."""
     return lambda result, answer: result.weakest == part
+
+
+def copies_seen(result: Result, answer: Dimension) -> bool:
+    """Whether copies were found, at this weight or an everyday one above it; the reason then names them.
+
+    The reason names them as well where they could not be judged, which is no finding.
+    """
+    return bool(result.pairs) or ("copies" in answer.reason and "copies" not in result.not_judged)
