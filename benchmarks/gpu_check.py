@@ -83,7 +83,9 @@ def run_section(name: str, options: argparse.Namespace) -> dict[str, Any]:
     error = ""
     with (options.out / f"{name}.log").open("w", encoding="utf-8") as log:
         try:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=LIMITS[name]).returncode
+            code = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, timeout=LIMITS.get(name, 60)
+            ).returncode
             if code:
                 error = f"ended with code {code}"
         except subprocess.TimeoutExpired:

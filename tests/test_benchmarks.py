@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("open_clip")
 
 import benchmarks
-from benchmarks import embedding, hard_negatives
+from benchmarks import embedding, gpu_check, hard_negatives
 from benchmarks.training import Rounds
 
 
@@ -72,3 +74,17 @@ def test_every_benchmark_is_run_by_name(name: str) -> None:
     if not name.startswith("_"):
         assert list(inspect.signature(module.main).parameters) == ["argv"]
         assert module.__doc__
+
+
+def test_the_gpu_check_goes_on_past_a_section_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main(["--cpu", "--tiny", "--out", str(tmp_path), "--sections", "no_such_section,memory"]) == 1
+    found = json.loads((tmp_path / "gpu_check.json").read_text(encoding="utf-8"))["sections"]
+    assert not found["no_such_section"]["passed"] and "no_such_section" in found["no_such_section"]["error"]
+    assert found["memory"]["passed"] and found["memory"]["rows"][0]["result"].startswith("not measured")
+    assert "failed: no_such_section" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_gpu_check_runs_on_the_processor(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    assert gpu_check.main(["--cpu", "--tiny", "--out", str(tmp_path)]) == 0

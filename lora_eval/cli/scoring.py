@@ -89,15 +89,12 @@ def report(arguments: argparse.Namespace) -> int:
 
 def measure(arguments: argparse.Namespace) -> int:
     """``measure CELLS.csv --out DIR``."""
-    from lora_eval.service.scoring import measure_table
+    from lora_eval.service.measured import MeasureRequest, measure_table
 
     card = measure_table(
         arguments.table,
         arguments.out,
-        data=arguments.data,
-        kind=arguments.kind,
-        trigger=arguments.trigger or "",
-        class_word=arguments.class_word or "",
+        MeasureRequest(arguments.data, arguments.kind, arguments.trigger or "", arguments.class_word or ""),
         encoder=arguments.encoder,
     )
     return common.show(card, arguments.out)

@@ -205,15 +205,28 @@ class Encoded:
         return {"buckets": rows}
 
 
+@dataclass(frozen=True)
+class Variations:
+    """Which forms of a picture are encoded.
+
+    Attributes:
+        flip: also mirrored (a mirrored latent is not the latent of the mirrored picture).
+        random_crop: also four off-centre crops of pictures that do not fill their bucket exactly.
+        no_upscale: smaller buckets for small pictures instead of enlarging them.
+    """
+
+    flip: bool = False
+    random_crop: bool = False
+    no_upscale: bool = False
+
+
 def encode(
     items: Sequence[Item],
     borrowed: BorrowedModel,
     resolution: tuple[int, int],
     model_key: str = "",
     cache_folder: Path | None = None,
-    flip: bool = False,
-    random_crop: bool = False,
-    no_upscale: bool = False,
+    variations: Variations = Variations(),
     progress: Callable[[int, int], None] | None = None,
 ) -> Encoded:
     """Encode pictures once; captions are encoded when first asked for.
@@ -223,9 +236,7 @@ def encode(
         resolution: (width, height) the model is trained at; buckets are made from its area.
         model_key: the checkpoint's hash where known, part of the cache key.
         cache_folder: where encodings are kept between runs; None keeps them in memory only.
-        flip: also encode each picture mirrored (a mirrored latent is not the latent of the mirrored picture).
-        random_crop: also encode four off-centre crops of pictures that do not fill their bucket exactly.
-        no_upscale: smaller buckets for small pictures instead of enlarging them.
+        variations: which forms of each picture are encoded.
         progress: called with (pictures done, all), may raise to stop.
 
     Raises:
@@ -239,7 +250,7 @@ def encode(
     texts = TextEncodings(borrowed, cache, model_key)
     encoded = Encoded([], texts, cache)
     for number, item in enumerate(items, 1):
-        encoded.pictures.append(_encode_picture(item, borrowed, cache, vae, sizes, step, flip, random_crop, no_upscale))
+        encoded.pictures.append(_encode_picture(item, borrowed, cache, vae, sizes, step, variations))
         if progress is not None:
             progress(number, len(items))
     enlarged = [p for p in encoded.pictures if p.placement.scale > 1.001]
@@ -264,20 +275,18 @@ def _encode_picture(
     vae: str,
     sizes: list[tuple[int, int]],
     step: int,
-    flip: bool,
-    random_crop: bool,
-    no_upscale: bool,
+    variations: Variations,
 ) -> EncodedPicture:
     image = open_picture(item.path)
     try:
         sha = file_sha256(item.path)
     except OSError as error:
         raise DatasetError(f"cannot read {item.path}: {error.strerror}") from error
-    placement = buckets.place(image.size, sizes, step, no_upscale)
-    crops = CROPS if random_crop and placement.scaled != placement.bucket else CROPS[:1]
+    placement = buckets.place(image.size, sizes, step, variations.no_upscale)
+    crops = CROPS if variations.random_crop and placement.scaled != placement.bucket else CROPS[:1]
     mask_image = None if item.mask is None else _open_mask(item.mask, image.size)
     variants, masks = [], []
-    for mirrored in (False, True)[: 2 if flip else 1]:
+    for mirrored in (False, True)[: 2 if variations.flip else 1]:
         for crop in crops:
 
             def make(crop: tuple[float, float] = crop, mirrored: bool = mirrored) -> dict[str, torch.Tensor]:

@@ -44,6 +44,31 @@ class Loaded:
     kept_energy: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class LoraOptions:
+    """What a LoRA has besides rank and alpha.
+
+    Attributes:
+        conv_rank, conv_alpha: for kernels larger than 1x1 (LoCon); the same as rank and alpha when None.
+        dropout: share of a layer's inputs to A zeroed while training, in [0, 1).
+        rank_stabilised: scale alpha / sqrt(rank) (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
+            Files store ``alpha * sqrt(rank)`` then, which the hosts' alpha / rank turns into the same.
+    """
+
+    conv_rank: int | None = None
+    conv_alpha: float | None = None
+    dropout: float = 0.0
+    rank_stabilised: bool = False
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a UNet spells its module paths, see :mod:`lora_eval.lora.names`: ``layout`` and ``family``."""
+
+    layout: str = "diffusers"
+    family: str = "sd1"
+
+
 class LoraNetwork:
     """LoRA layers on a UNet, off until :meth:`attach`.
 
@@ -51,11 +76,8 @@ class LoraNetwork:
         unet: the host's UNet; never changed, only hooked.
         targets: from :func:`lora_eval.lora.targets.find_targets`.
         rank, alpha: for linear layers and 1x1 convolutions. The scale is alpha / rank.
-        conv_rank, conv_alpha: for larger kernels (LoCon); the same as above when None.
-        dropout: share of a layer's inputs to A zeroed while training, in [0, 1).
-        rank_stabilised: scale alpha / sqrt(rank) (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
-            Files store ``alpha * sqrt(rank)`` then, which the hosts' alpha / rank turns into the same.
-        layout, family: of the UNet, see :mod:`lora_eval.lora.names`.
+        options: what else it has: convolutions, dropout, rank-stabilised scale.
+        naming: layout and family of the UNet.
         seed: of A's random start, drawn on the CPU from a generator of its own: the same on every
             device, and the global RNG is left alone. None takes one from the system.
         device: where the parameters live; that of the UNet's first parameter when None.
@@ -74,24 +96,21 @@ class LoraNetwork:
         targets: Sequence[Target],
         rank: int = 8,
         alpha: float = 8.0,
-        conv_rank: int | None = None,
-        conv_alpha: float | None = None,
-        dropout: float = 0.0,
-        rank_stabilised: bool = False,
-        layout: str = "diffusers",
-        family: str = "sd1",
+        options: LoraOptions = LoraOptions(),
+        naming: Naming = Naming(),
         seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        conv_rank = rank if conv_rank is None else conv_rank
-        conv_alpha = alpha if conv_alpha is None else conv_alpha
-        _check(targets, {"rank": rank, "conv_rank": conv_rank}, {"alpha": alpha, "conv_alpha": conv_alpha}, dropout)
+        conv_rank = rank if options.conv_rank is None else options.conv_rank
+        conv_alpha = alpha if options.conv_alpha is None else options.conv_alpha
+        ranks_given, alphas_given = {"rank": rank, "conv_rank": conv_rank}, {"alpha": alpha, "conv_alpha": conv_alpha}
+        _check(targets, ranks_given, alphas_given, options.dropout)
         ranks = {t.path: conv_rank if t.is_wide else rank for t in targets}
         scales = {}
         for t in targets:
             own = ranks[t.path]
-            scales[t.path] = (conv_alpha if t.is_wide else alpha) / (math.sqrt(own) if rank_stabilised else own)
-        self._setup(unet, targets, ranks, scales, layout, family, dropout, seed, device)
+            scales[t.path] = (conv_alpha if t.is_wide else alpha) / (math.sqrt(own) if options.rank_stabilised else own)
+        self._setup(unet, targets, ranks, scales, naming, options.dropout, seed, device)
 
     @classmethod
     def from_tensors(
@@ -121,7 +140,7 @@ class LoraNetwork:
         hit = [t for t in targets if t.path in found]
         ranks = {path: pair.rank for path, pair in found.items()}
         scales = {path: pair.scale for path, pair in found.items()}
-        network._setup(unet, hit, ranks, scales, layout, family, 0.0, 0, device)
+        network._setup(unet, hit, ranks, scales, Naming(layout, family), 0.0, 0, device)
         network.load(tensors, where)
         return network
 
@@ -131,15 +150,14 @@ class LoraNetwork:
         targets: Sequence[Target],
         ranks: Mapping[str, int],
         scales: Mapping[str, float],
-        layout: str,
-        family: str,
+        naming: Naming,
         dropout: float,
         seed: int | None,
         device: torch.device | str | None,
     ) -> None:
         self.multiplier = 1.0
         self.dropout = dropout
-        self.layout, self.family = layout, family
+        self.layout, self.family = naming.layout, naming.family
         self.training = True
         self._handles: list[Any] = []
         if device is None:
@@ -161,7 +179,7 @@ class LoraNetwork:
                 up = torch.zeros(target.up_shape(rank), dtype=torch.float32)
                 self.layers[target.path] = LoraLayer(
                     target,
-                    kohya_name(target.path, layout, family),
+                    kohya_name(target.path, naming.layout, naming.family),
                     rank,
                     scales[target.path],
                     nn.Parameter(down.to(device)),

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lora_eval.scorecard.data import KINDS, ROLES, Prompt, Scorecard
 from lora_eval.scorecard.dimensions.measure import measure
 from lora_eval.scorecard.draw.store import TABLE_FILE, RunFolder
 from lora_eval.scorecard.features.cache import AnyEncoder, FeatureCache
-from lora_eval.scorecard.features.collect import EncoderSource, build_data, measured_with, picture_source
+from lora_eval.scorecard.features.collect import EncoderSource, Material, build_data, measured_with, picture_source
 from lora_eval.scorecard.features.references import References, find_references
 from lora_eval.scorecard.plan.checkpoints import slug
 from lora_eval.scorecard.plan.suites import clip_text
@@ -32,16 +33,30 @@ NEEDED = ("image", "prompt", "seed", "weight")
 _TAG = re.compile(r"\s*<(?:lora|lyco|hypernet):[^>]*>\s*", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class MeasureRequest:
+    """What is known of pictures drawn elsewhere, beside their table.
+
+    Attributes:
+        data: folder of reference pictures.
+        kind: one of KINDS.
+        trigger: the LoRA's trigger in the prompts; ``class_word`` replaces it in what CLIP is given.
+        histories: checkpoint or LoRA name -> loss history.
+    """
+
+    data: Path | str | None = None
+    kind: str = "object"
+    trigger: str = ""
+    class_word: str = ""
+    histories: dict[str, str] = field(default_factory=dict)
+
+
 def measure_table(
     table: Path | str,
     out: Path | str,
+    request: MeasureRequest | None = None,
     *,
-    data: Path | str | None = None,
-    kind: str = "object",
-    trigger: str = "",
-    class_word: str = "",
     encoder: str | AnyEncoder = "auto",
-    histories: dict[str, str] | None = None,
     resamples: int = 1000,
 ) -> Scorecard:
     """Measure the pictures of a table and write the reports into ``out``.
@@ -49,13 +64,15 @@ def measure_table(
     Args:
         table: CSV with ``image, prompt, seed, weight`` and, where known, ``checkpoint, lora, step, role,
             prompt_id, negative_prompt, sampler, steps, cfg``. Relative images are relative to the table.
-        data: folder of reference pictures.
-        trigger: the LoRA's trigger in the prompts; ``class_word`` stands for it when CLIP is asked.
+        request: references, kind, trigger and histories; None: none of them.
 
     Raises:
         RunError: a row that cannot be used; the line names table, row and mend.
         ConfigError: unknown kind or encoder.
     """
+    request = request or MeasureRequest()
+    data, kind, trigger, class_word = request.data, request.kind, request.trigger, request.class_word
+    histories = request.histories
     if kind not in KINDS:
         raise ConfigError(f'kind "{kind}" is none of {", ".join(KINDS)}')
     table = Path(table)
@@ -88,14 +105,16 @@ def measure_table(
         cache = FeatureCache(folder, source.id, source.load)
         run_data, shown = build_data(
             cache,
-            cells,
-            [picture_source(path) for path in paths],
-            prompts=prompts,
-            kind=kind,
-            size=min(sizes, key=lambda size: (-sizes[size], size)),
-            references=found,
-            histories={name: Path(path) for name, path in (histories or {}).items()},
-            notes=dict(found.notes),
+            Material(
+                cells,
+                [picture_source(path) for path in paths],
+                prompts=prompts,
+                kind=kind,
+                size=min(sizes, key=lambda size: (-sizes[size], size)),
+                references=found,
+                histories={name: Path(path) for name, path in (histories or {}).items()},
+                notes=dict(found.notes),
+            ),
         )
         if len(sizes) > 1:
             run_data.notes["sizes"] = (
@@ -122,7 +141,8 @@ def measure_again(root: Path, encoder: AnyEncoder | None, resamples: int) -> Sco
     try:
         table, named = settings.pop("table"), settings.pop("encoder")
         settings.pop("references", None)
-        return measure_table(table, root, encoder=encoder or named, resamples=resamples, **settings)
+        request = MeasureRequest(**{**settings, "histories": settings.get("histories") or {}})
+        return measure_table(table, root, request, encoder=encoder or named, resamples=resamples)
     except (KeyError, TypeError, AttributeError):
         raise RunError(f"{root / TABLE_FILE} is incomplete; measure the table again into a new folder") from None
 

@@ -20,7 +20,7 @@ from lora_eval.scorecard.dimensions.measure import measure
 from lora_eval.scorecard.draw.draw import draw, unchanged
 from lora_eval.scorecard.draw.store import TABLE_FILE, RunFolder
 from lora_eval.scorecard.features.cache import AnyEncoder, FeatureCache
-from lora_eval.scorecard.features.collect import EncoderSource, build_data, measured_with, picture_source
+from lora_eval.scorecard.features.collect import EncoderSource, Material, build_data, measured_with, picture_source
 from lora_eval.scorecard.features.references import References, find_references
 from lora_eval.scorecard.plan.make import make_plan
 from lora_eval.scorecard.plan.plan import Plan, Round
@@ -158,19 +158,21 @@ def _gather(plan: Plan, folder: RunFolder, source: EncoderSource, job: Job | Non
         notes["effect"] = f"every picture at the largest weight equals weight 0: {', '.join(names)}"
     return build_data(
         cache,
-        _cells_table(plan),
-        sources,
-        prompts={prompt.id: prompt for prompt in plan.prompts},
-        kind=plan.kind,
-        size=size,
-        references=References(
-            [Path(path) for path in plan.references.get("pictures", ())],
-            bool(plan.references.get("held_out")),
-            [Path(path) for path in plan.references.get("training", ())],
+        Material(
+            _cells_table(plan),
+            sources,
+            prompts={prompt.id: prompt for prompt in plan.prompts},
+            kind=plan.kind,
+            size=size,
+            references=References(
+                [Path(path) for path in plan.references.get("pictures", ())],
+                bool(plan.references.get("held_out")),
+                [Path(path) for path in plan.references.get("training", ())],
+            ),
+            histories={name: Path(path) for name, path in plan.histories.items()},
+            notes=notes,
         ),
-        histories={name: Path(path) for name, path in plan.histories.items()},
-        notes=notes,
-        job=job,
+        job,
     )
 
 

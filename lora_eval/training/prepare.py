@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lora_eval.dataset.encode import Encoded, EncodedPicture, encode, trim_cache
+from lora_eval.dataset.encode import Encoded, EncodedPicture, Variations, encode, trim_cache
 from lora_eval.dataset.folder import Dataset, Item, scan
 from lora_eval.dataset.quality import duplicate_groups, look, near_duplicates
 from lora_eval.dataset.split import auto_fraction, split
 from lora_eval.errors import ConfigError, DatasetError, HostError
 from lora_eval.host.protocol import BorrowedModel, Host, Job, ModelInfo
 from lora_eval.lora.files import check_fits, load_lora
-from lora_eval.lora.layers import LoraNetwork
+from lora_eval.lora.layers import LoraNetwork, LoraOptions, Naming
 from lora_eval.lora.targets import find_targets
 from lora_eval.training.config import TrainConfig
 from lora_eval.training.randomness import derive
@@ -132,9 +132,7 @@ def prepare(config: TrainConfig, host: Host, borrowed: BorrowedModel, info: Mode
         resolution,
         model_key=info.sha256 or info.name,
         cache_folder=cache,
-        flip=config.flip,
-        random_crop=config.random_crop,
-        no_upscale=config.no_upscale,
+        variations=Variations(config.flip, config.random_crop, config.no_upscale),
         progress=progress,
     )
     digest = hashlib.sha256(repr((resolution, sorted(held_out))).encode())
@@ -176,14 +174,15 @@ def make_network(config: TrainConfig, borrowed: BorrowedModel) -> tuple[LoraNetw
         targets,
         rank=config.lora_rank,
         alpha=config.alpha,
-        conv_rank=config.conv_rank,
-        conv_alpha=None if config.conv_rank is None else config.alpha * config.conv_rank / config.lora_rank,
-        dropout=config.dropout,
-        rank_stabilised=config.rank_stabilised,
-        layout=borrowed.layout,
-        family=borrowed.family,
         seed=derive(config.seed, "lora"),
         device=borrowed.device,
+        options=LoraOptions(
+            conv_rank=config.conv_rank,
+            conv_alpha=None if config.conv_rank is None else config.alpha * config.conv_rank / config.lora_rank,
+            dropout=config.dropout,
+            rank_stabilised=config.rank_stabilised,
+        ),
+        naming=Naming(layout=borrowed.layout, family=borrowed.family),
     )
     notes: list[str] = []
     if config.init_lora:

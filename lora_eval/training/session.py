@@ -24,7 +24,7 @@ from lora_eval.training.result import TrainResult
 from lora_eval.training.resume import Progress, State, check_same, load_state, restore
 from lora_eval.training.run import RunPaths, check_space, write_references
 from lora_eval.training.samples import class_prompts, draw_samples
-from lora_eval.training.step import Stepper, StepResult, make_scaler, precision
+from lora_eval.training.step import Optimisation, Stepper, StepResult, TrainingData, make_scaler, precision
 from lora_eval.training.stopping import Diverged, Early, Stopping
 from lora_eval.training.tensorboard import EventLog
 from lora_eval.training.validation import FixedLoss, FixedResult, TimestepReference, evaluating
@@ -208,15 +208,11 @@ class Session:
         stepper = Stepper(
             self.borrowed,
             self.network,
-            self.optimizer,
             self.config,
-            self.material.training,
-            self.material.encoded.texts,
-            self.order,
+            TrainingData(self.material.training, self.material.encoded.texts, self.order),
+            Optimisation(self.optimizer, self.scaler, self.ema),
             self.total,
             self.reference,
-            self.scaler,
-            self.ema,
             self.negatives,
         )
         try:

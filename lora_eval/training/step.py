@@ -98,6 +98,24 @@ def make_scaler(config: TrainConfig, borrowed: BorrowedModel) -> Any:
     return torch.cuda.amp.GradScaler(enabled=half and kind == "cuda")
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """What is learnt: encoded pictures, their texts, and which pictures a step sees."""
+
+    pictures: Sequence[EncodedPicture]
+    texts: TextEncodings
+    order: Order
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """What turns gradients into changes: the optimiser, the gradient scaler of fp16, the average of the weights."""
+
+    optimizer: torch.optim.Optimizer
+    scaler: Any
+    ema: Ema | None = None
+
+
 class Stepper:
     """Makes updates. Keeps no state of its own: step n gives the same whatever was called before.
 
@@ -109,25 +127,22 @@ class Stepper:
         self,
         borrowed: BorrowedModel,
         network: LoraNetwork,
-        optimizer: torch.optim.Optimizer,
         config: TrainConfig,
-        pictures: Sequence[EncodedPicture],
-        texts: TextEncodings,
-        order: Order,
+        data: TrainingData,
+        optimisation: Optimisation,
         total: int,
         reference: TimestepReference,
-        scaler: Any,
-        ema: Ema | None = None,
         negatives: Sequence[str] = (),
     ) -> None:
-        self.borrowed, self.network, self.optimizer, self.config = borrowed, network, optimizer, config
-        self.pictures, self.texts, self.order, self.total = pictures, texts, order, total
-        self.reference, self.scaler, self.ema = reference, scaler, ema
+        self.borrowed, self.network, self.config = borrowed, network, config
+        self.pictures, self.texts, self.order, self.total = data.pictures, data.texts, data.order, total
+        self.optimizer, self.scaler, self.ema = optimisation.optimizer, optimisation.scaler, optimisation.ema
+        self.reference = reference
         self.parameters = network.parameters()
         self.autocast = precision(config, borrowed)
         self.negatives = None
         if negatives:
-            self.negatives = HardNegatives(borrowed, network, config, list(negatives), texts, total, self._denoise)
+            self.negatives = HardNegatives(borrowed, network, config, list(negatives), data.texts, total, self._denoise)
 
     def learning_rate(self, step: int) -> float:
         """Rate of update ``step`` (1-based)."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lora_eval.cli.exits import BAD, FAILED, GOOD
+from lora_eval.service.measured import MeasureRequest
 from lora_eval.service.scoring import measure_table
 from tests.command_line import one_line, run
 from tests.fakes_scorecard import FakeEncoder, small_score, tree_hashes
@@ -49,8 +50,9 @@ class TestCompare:
             writer.writeheader()
             writer.writerows(rows)
         measure_table(
-            tmp_path / "mine.csv", tmp_path / "mine", encoder=FakeEncoder(), trigger="zorp", class_word="shape",
-            data=drawn / "data", resamples=50,
+            tmp_path / "mine.csv", tmp_path / "mine",
+            MeasureRequest(data=drawn / "data", trigger="zorp", class_word="shape"), encoder=FakeEncoder(),
+            resamples=50,
         )  # fmt: skip
         at = ("--at", "zorp-000200:1", "--at", "zorp-000200:1")
         code, out, err = run(capsys, "compare", drawn / "one", tmp_path / "mine", *at, "--out", tmp_path / "out")

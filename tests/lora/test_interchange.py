@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lora_eval.lora.files import check_fits, load_lora, save_lora
-from lora_eval.lora.layers import LoraNetwork
+from lora_eval.lora.layers import LoraNetwork, LoraOptions, Naming
 from lora_eval.lora.metadata import TrainingFacts, build_metadata
 from lora_eval.lora.targets import find_targets
 
@@ -64,7 +64,12 @@ def pipeline(unet: Any, family: str) -> Any:
 def test_diffusers_loads_our_file_to_the_same_output(tmp_path: Path, randomise: Fill, family: str, preset: str) -> None:
     unet = make_unet(family)
     network = LoraNetwork(
-        unet, find_targets(unet, preset), rank=4, alpha=2.0, conv_rank=2, conv_alpha=3.0, family=family
+        unet,
+        find_targets(unet, preset),
+        rank=4,
+        alpha=2.0,
+        options=LoraOptions(conv_rank=2, conv_alpha=3.0),
+        naming=Naming(family=family),
     )
     randomise(network)
     base = run(unet, family)

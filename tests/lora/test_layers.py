@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lora_eval.errors import ConfigError, LoraFileError
-from lora_eval.lora.layers import LoraNetwork
+from lora_eval.lora.layers import LoraNetwork, LoraOptions
 from lora_eval.lora.targets import Target, as_target, find_targets
 
 Fill = Callable[[Any], Any]
@@ -43,7 +43,11 @@ def merged(unet: nn.Module, tensors: dict[str, torch.Tensor], weight: float = 1.
 def test_hooks_equal_merged_weights(
     unet: nn.Module, inputs: Inputs, randomise: Fill, preset: str, weight: float
 ) -> None:
-    network = randomise(LoraNetwork(unet, find_targets(unet, preset), rank=3, alpha=2.0, conv_rank=2, conv_alpha=1.0))
+    network = randomise(
+        LoraNetwork(
+            unet, find_targets(unet, preset), rank=3, alpha=2.0, options=LoraOptions(conv_rank=2, conv_alpha=1.0)
+        )
+    )
     network.multiplier = weight
     expected = merged(unet, network.state_dict(), weight)(*(x.double() for x in inputs))
     base = unet(*inputs)
@@ -133,7 +137,7 @@ def fingerprint(unet: nn.Module) -> tuple[Any, ...]:
 def test_detached_leaves_no_trace(unet: nn.Module, inputs: Inputs, randomise: Fill) -> None:
     before = fingerprint(unet)
     base = unet(*inputs)
-    network = randomise(LoraNetwork(unet, find_targets(unet, "all"), dropout=0.1))
+    network = randomise(LoraNetwork(unet, find_targets(unet, "all"), options=LoraOptions(dropout=0.1)))
     network.attach().train()
     unet(*inputs).square().mean().backward()
     network.detach()
@@ -231,10 +235,10 @@ def test_parameters_are_fp32_leaves_in_a_fixed_order(unet: nn.Module) -> None:
         ({"rank": 2000}, "2000"),
         ({"rank": 2.5}, "2.5"),
         ({"rank": True}, "True"),
-        ({"conv_rank": -1}, "conv_rank"),
+        ({"options": LoraOptions(conv_rank=-1)}, "conv_rank"),
         ({"alpha": 0.0}, "alpha"),
         ({"alpha": float("nan")}, "nan"),
-        ({"dropout": 1.0}, "dropout"),
+        ({"options": LoraOptions(dropout=1.0)}, "dropout"),
     ],
 )
 def test_impossible_settings_are_named(unet: nn.Module, setting: dict[str, Any], word: str) -> None:
@@ -284,7 +288,7 @@ def _as_double(layer: Any) -> Any:
 def test_gradient_checkpointing_gives_the_same_gradients(
     unet: nn.Module, inputs: Inputs, randomise: Fill, reentrant: bool
 ) -> None:
-    network = randomise(LoraNetwork(unet, find_targets(unet, "full"), dropout=0.3))
+    network = randomise(LoraNetwork(unet, find_targets(unet, "full"), options=LoraOptions(dropout=0.3)))
 
     def gradients(run: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
         for parameter in network.parameters():
@@ -320,7 +324,7 @@ def test_a_few_steps_learn_what_a_merged_change_does(unet: nn.Module, inputs: In
 def test_dropout_is_for_training_alone_and_keeps_the_mean(randomise: Fill) -> None:
     linear = nn.Linear(64, 4)
     target = Target("mid_block.attentions.0.proj_in", linear, 64, 4)
-    network = randomise(LoraNetwork(linear, [target], rank=4, dropout=0.5))
+    network = randomise(LoraNetwork(linear, [target], rank=4, options=LoraOptions(dropout=0.5)))
     x = torch.randn(1, 64)
     base = linear(x)
     with torch.no_grad(), network:
@@ -378,7 +382,9 @@ def test_autocast_computes_in_its_own_dtype(unet: nn.Module, inputs: Inputs, ran
 
 def test_state_dict_has_kohya_keys_and_an_alpha_a_layer(unet: nn.Module) -> None:
     targets = find_targets(unet, "full")
-    tensors = LoraNetwork(unet, targets, rank=4, alpha=2.0, conv_rank=3, conv_alpha=1.0).state_dict()
+    tensors = LoraNetwork(
+        unet, targets, rank=4, alpha=2.0, options=LoraOptions(conv_rank=3, conv_alpha=1.0)
+    ).state_dict()
     assert len(tensors) == 3 * len(targets)
     stem = "lora_unet_down_blocks_0_attentions_0_"
     assert tensors[stem + "proj_in.lora_down.weight"].shape == (4, 8, 1, 1)
@@ -394,7 +400,9 @@ def test_state_dict_has_kohya_keys_and_an_alpha_a_layer(unet: nn.Module) -> None
 def test_rank_stabilised_stores_an_alpha_that_gives_hosts_the_same_scale(
     unet: nn.Module, inputs: Inputs, randomise: Fill
 ) -> None:
-    network = randomise(LoraNetwork(unet, find_targets(unet), rank=4, alpha=3.0, rank_stabilised=True))
+    network = randomise(
+        LoraNetwork(unet, find_targets(unet), rank=4, alpha=3.0, options=LoraOptions(rank_stabilised=True))
+    )
     tensors = network.state_dict()
     alpha = next(value for key, value in tensors.items() if key.endswith(".alpha"))
     assert float(alpha) / 4 == pytest.approx(3.0 / 4**0.5)
@@ -489,7 +497,9 @@ def test_a_network_from_a_file_has_its_layers_ranks_and_alphas(
     unet: nn.Module, inputs: Inputs, randomise: Fill
 ) -> None:
     source = randomise(
-        LoraNetwork(unet, find_targets(unet, "full", "out"), rank=3, alpha=2.0, conv_rank=1, conv_alpha=0.5)
+        LoraNetwork(
+            unet, find_targets(unet, "full", "out"), rank=3, alpha=2.0, options=LoraOptions(conv_rank=1, conv_alpha=0.5)
+        )
     )
     twin = LoraNetwork.from_tensors(unet, find_targets(unet, "all"), source.state_dict())
     assert [(p, x.rank, x.scale) for p, x in twin.layers.items()] == [

@@ -25,7 +25,7 @@ from lora_eval.lora.files import (
     load_lora,
     save_lora,
 )
-from lora_eval.lora.layers import LoraNetwork
+from lora_eval.lora.layers import LoraNetwork, LoraOptions
 from lora_eval.lora.metadata import TrainingFacts, build_metadata
 from lora_eval.lora.targets import find_targets
 
@@ -44,7 +44,9 @@ def pair(name: str = NAME, inside: int = 8, outside: int = 8, rank: int = 2) -> 
 
 
 def test_a_network_comes_back_bit_by_bit(tmp_path: Path, unet: nn.Module, randomise: Callable[[Any], Any]) -> None:
-    network = randomise(LoraNetwork(unet, find_targets(unet, "full"), rank=3, alpha=2.0, conv_rank=2))
+    network = randomise(
+        LoraNetwork(unet, find_targets(unet, "full"), rank=3, alpha=2.0, options=LoraOptions(conv_rank=2))
+    )
     path = tmp_path / "zorp.safetensors"
     save_lora(path, network.state_dict(), build_metadata(TrainingFacts("zorp", "sd1", rank=3, alpha=2.0)))
     lora = load_lora(path)

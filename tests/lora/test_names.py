@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lora_eval.errors import LoraFileError
-from lora_eval.lora.layers import LoraNetwork
+from lora_eval.lora.layers import LoraNetwork, Naming
 from lora_eval.lora.names import kohya_name, kohya_names, to_diffusers_path, to_ldm_path
 from lora_eval.lora.targets import find_targets
 
@@ -103,13 +103,15 @@ def test_a_file_works_alike_on_both_spellings(
     twin_weights(unet, ldm_unet)
     assert torch.allclose(unet(*inputs), ldm_unet(*inputs), atol=1e-5)
     for family in ("sd1", "sdxl"):
-        source = randomise(LoraNetwork(ldm_unet, find_targets(ldm_unet, preset), layout="ldm", family=family))
+        source = randomise(
+            LoraNetwork(ldm_unet, find_targets(ldm_unet, preset), naming=Naming(layout="ldm", family=family))
+        )
         tensors = source.state_dict()
         assert all(key.startswith("lora_unet_") for key in tensors)
         spelt = any("output_blocks" in key for key in tensors)
         assert spelt == (family == "sdxl")
         targets = find_targets(unet, preset)
-        copy = LoraNetwork(unet, targets, layout="diffusers", family="sd1")
+        copy = LoraNetwork(unet, targets, naming=Naming(layout="diffusers", family="sd1"))
         if family == "sdxl":
             # SDXL counts the lowest upsampler differently; this little UNet is built as SD1
             tensors = {key.replace("blocks_2_2_conv", "blocks_2_1_conv"): value for key, value in tensors.items()}

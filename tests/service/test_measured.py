@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_eval.errors import ConfigError, RunError
+from lora_eval.service.measured import MeasureRequest
 from lora_eval.service.scoring import measure_table, report
 from tests.fakes_scorecard import FakeEncoder, small_score, tree_hashes
 
@@ -22,7 +23,11 @@ def drawn(tmp_path_factory):
 
 def measure(table: Path, out: Path, **settings):
     return measure_table(
-        table, out, encoder=FakeEncoder(), resamples=50, trigger="zorp", class_word="shape", **settings
+        table,
+        out,
+        MeasureRequest(**{"trigger": "zorp", "class_word": "shape", **settings}),
+        encoder=FakeEncoder(),
+        resamples=50,
     )
 
 

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_eval.dataset.encode import Encoded, encode, trim_cache
+from lora_eval.dataset.encode import Encoded, Variations, encode, trim_cache
 from lora_eval.dataset.folder import scan
 from lora_eval.errors import RunError
-from lora_eval.lora.layers import LoraNetwork
+from lora_eval.lora.layers import LoraNetwork, LoraOptions
 from lora_eval.lora.targets import find_targets
 from lora_eval.training.config import make_config
 from lora_eval.training.history import History, read_rows
@@ -83,7 +83,7 @@ def test_each_picture_is_asked_once_in_each_stratum(borrowed: FakeBorrowed, enco
 
 
 def test_measuring_turns_dropout_off_and_on_again(borrowed: FakeBorrowed, encoded: Encoded) -> None:
-    network = LoraNetwork(borrowed.unet, find_targets(borrowed.unet), 4, 4.0, dropout=0.5, seed=0)
+    network = LoraNetwork(borrowed.unet, find_targets(borrowed.unet), 4, 4.0, seed=0, options=LoraOptions(dropout=0.5))
     with torch.no_grad():
         for layer in network.layers.values():
             layer.up.normal_(generator=torch.Generator().manual_seed(0))
@@ -111,7 +111,7 @@ def test_the_standard_error_is_that_of_paired_changes(borrowed: FakeBorrowed, en
 
 def test_latents_are_those_of_the_picture_and_of_its_mirror(borrowed: FakeBorrowed, tmp_path: Path) -> None:
     data = write_dataset(tmp_path, 1)
-    found = encode(scan(data).items, borrowed, (64, 64), flip=True).pictures[0]
+    found = encode(scan(data).items, borrowed, (64, 64), variations=Variations(flip=True)).pictures[0]
     import numpy as np
 
     pixels = torch.from_numpy(np.asarray(drawing(0), dtype=np.float32).transpose(2, 0, 1) / 255)[None]
@@ -124,7 +124,9 @@ def test_random_crops_only_where_something_is_cut(borrowed: FakeBorrowed, tmp_pa
     drawing(5, (130, 64)).save(data / "wide.png")
     with open(data / "metadata.csv", "a") as file:
         file.write("wide.png,fox\n")
-    exact, wide = encode(scan(data).items, borrowed, (64, 64), random_crop=True, flip=True).pictures
+    exact, wide = encode(
+        scan(data).items, borrowed, (64, 64), variations=Variations(random_crop=True, flip=True)
+    ).pictures
     assert (exact.crops, len(exact.variants)) == (1, 2)
     assert (wide.crops, len(wide.variants)) == (5, 10)
     assert not torch.equal(wide.variants[1], wide.variants[2])
@@ -134,7 +136,7 @@ def test_enlarging_is_said(borrowed: FakeBorrowed, tmp_path: Path) -> None:
     data = write_dataset(tmp_path, 2, (40, 40))
     found = encode(scan(data).items, borrowed, (64, 64))
     assert found.notes and "2 of 2 pictures are enlarged" in found.notes[0]
-    small = encode(scan(data).items, borrowed, (64, 64), no_upscale=True)
+    small = encode(scan(data).items, borrowed, (64, 64), variations=Variations(no_upscale=True))
     assert not small.notes and small.pictures[0].bucket == (40, 40)
 
 
@@ -145,7 +147,7 @@ def test_the_cache_misses_when_the_encoder_the_picture_or_the_caption_changes(tm
         borrowed = FakeBorrowed(make_unet(), "sd1", "epsilon")
         real = borrowed.encode_images
         borrowed.encode_images = lambda pixels: real(pixels) * scale  # type: ignore[method-assign]
-        found = encode(scan(data).items, borrowed, (64, 64), "model", tmp_path / "cache", **options)
+        found = encode(scan(data).items, borrowed, (64, 64), "model", tmp_path / "cache", Variations(**options))
         found.texts.batch([p.item.caption for p in found.pictures], (64, 64))
         return found.cache.hits, found.cache.misses
 

@@ -331,13 +331,14 @@ def test_two_runs_are_compared_into_a_folder_of_their_own(
 def test_a_run_measured_from_a_table_is_listed_and_compared(
     controller: Controller, folders: Folders, tmp_path: Path
 ) -> None:
+    from lora_eval.service.measured import MeasureRequest
     from lora_eval.service.scoring import measure_table
     from tests.fakes_scorecard import FakeEncoder, small_score
 
     drawn, measured = (folders.output_folder / name for name in ("cat", "elsewhere"))
     small_score(tmp_path / "made", drawn)
     words = {"trigger": "zorp", "class_word": "shape"}
-    measure_table(drawn / "cells.csv", measured, encoder=FakeEncoder(), resamples=50, **words)
+    measure_table(drawn / "cells.csv", measured, MeasureRequest(**words), encoder=FakeEncoder(), resamples=50)
     assert {one.folder: bool(one.verdict) for one in controller.history()} == {drawn: True, measured: True}
     told = json.loads(
         (controller.compare([drawn, measured], "zorp-000200:1, zorp-000200:1") / "compare.json").read_text()

@@ -285,6 +285,7 @@ class StandaloneHost(Host):
             borrowed = StandaloneModel(
                 model, texts, lambda requests, sampling: self._draw(requests, sampling, None, None)
             )
+            known = texts.keys()
             self._on_loan = True
             try:
                 for module in model.modules().values():
@@ -293,6 +294,8 @@ class StandaloneHost(Host):
             finally:
                 self._on_loan = False
                 borrowed.close()
+                # captions of a training set would otherwise stay in the device's memory
+                texts.keep_only(known)
                 written = [name for state in states for name in state.restore()]
                 model.schedule = schedule
                 random_state.restore()

@@ -41,6 +41,15 @@ class TextCache:
         self._known: OrderedDict[tuple[Hashable, ...], EncodedText] = OrderedDict()
         self.variant: Hashable = None
 
+    def keys(self) -> set[tuple[Hashable, ...]]:
+        """What is remembered now, for :meth:`keep_only`."""
+        return set(self._known)
+
+    def keep_only(self, keys: set[tuple[Hashable, ...]]) -> None:
+        """Forget every prompt that is not among ``keys``, so that its states leave the device's memory."""
+        for key in [key for key in self._known if key not in keys]:
+            del self._known[key]
+
     def chunks(self, text: str) -> int:
         """Number of chunks the prompt takes; at least 1."""
         pairs = zip(self._model.tokenizers, self._model.text_encoders, strict=True)

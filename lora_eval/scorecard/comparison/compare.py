@@ -20,7 +20,7 @@ from typing import Any
 import lora_eval
 from lora_eval.errors import RunError
 from lora_eval.scorecard.comparison.comparable import Drawing, doubts, drawing_of, require_alike, same_references
-from lora_eval.scorecard.comparison.pairs import Pair, Roles, tested
+from lora_eval.scorecard.comparison.pairs import Pair, Resampling, Roles, tested
 from lora_eval.scorecard.comparison.runs import Key, Side, number, read_run
 from lora_eval.scorecard.comparison.sides import choose
 from lora_eval.scorecard.comparison.values import Values, agreement, column, distortion, diversity, leak, response
@@ -94,14 +94,14 @@ def _rows(pair: Pair, resamples: int, seed: int) -> list[Row]:
     found: list[Row] = []
 
     def add(
-        dimension: str, measure: str, better: str, roles: Roles, values: Values, missing: str, refused: str = "",
+        what: tuple[str, str, str], roles: Roles, values: Values, missing: str, refused: str = "",
         gains: Values | None = None, even: bool = False,
     ) -> None:  # fmt: skip
-        row = Row(pair.first.label, pair.second.label, dimension, measure, better)
+        row = Row(pair.first.label, pair.second.label, *what)
         if refused:
             found.append(replace(row, note=f"not measured: {refused}"))
             return
-        found.append(tested(row, pair, roles, values, gains, missing, even=even, resamples=resamples, seed=seed))
+        found.append(tested(row, pair, roles, values, gains, missing, Resampling(resamples, seed, even)))
 
     core, challenge, unrelated = (CORE_ROLES, TRIGGERED_ROLES), (CHALLENGE_ROLES,), (("unrelated",),)
     listening, triggered = (OPEN_ROLES, *core), (TRIGGERED_ROLES,)
@@ -111,28 +111,28 @@ def _rows(pair: Pair, resamples: int, seed: int) -> list[Row]:
     words = _other_words(pair)
     likeness, fit = column("clip_i"), column("clip_t")
     gained, nearer = column("clip_i_gain"), column("clip_t_delta")
-    add("consistency", "agreement of the change between seeds", "higher", core, agreement,
+    add(("consistency", "agreement of the change between seeds", "higher"), core, agreement,
         "fewer than two seeds of a prompt; score with --seeds 4 or more")  # fmt: skip
-    add("fidelity", "likeness to the references (CLIP-I)", "higher", core, likeness, references, other, gained)
-    add("generalisation", "likeness on challenge prompts (CLIP-I)", "higher", challenge, likeness,
+    add(("fidelity", "likeness to the references (CLIP-I)", "higher"), core, likeness, references, other, gained)
+    add(("generalisation", "likeness on challenge prompts (CLIP-I)", "higher"), challenge, likeness,
         references if pair.any(challenge) else challenges, other, gained)  # fmt: skip
-    add("generalisation", "fit to challenge prompts (CLIP-T)", "higher", challenge, fit, challenges, words, nearer)
-    add("generalisation", "diversity of draws (Vendi, up to that of weight 0)", "higher", triggered, diversity,
+    add(("generalisation", "fit to challenge prompts (CLIP-T)", "higher"), challenge, fit, challenges, words, nearer)
+    add(("generalisation", "diversity of draws (Vendi, up to that of weight 0)", "higher"), triggered, diversity,
         "fewer than two seeds of a prompt, or features.npz is gone; run report on both runs", even=True)  # fmt: skip
-    add("generalisation", "copies of training pictures (share)", "lower", triggered, column("copy"),
+    add(("generalisation", "copies of training pictures (share)", "lower"), triggered, column("copy"),
         "the training pictures were not known; score with --data")  # fmt: skip
     if "style" not in (pair.first.run.kind, pair.second.run.kind):
-        add("generalisation", "change of pictures without the trigger", "lower", unrelated, leak,
+        add(("generalisation", "change of pictures without the trigger", "lower"), unrelated, leak,
             "features.npz or weight 0 is gone; run score on both runs" if pair.any(unrelated)
             else "no prompt without the trigger in common; use a suite that has some")  # fmt: skip
     found.append(_curve(pair))
     steps = _common_weights(pair)
     order = "fewer than three weights in common; score both with the same --weights"
-    add("strength", "order of the response over the weight (Spearman)", "higher", core, response(steps),
+    add(("strength", "order of the response over the weight (Spearman)", "higher"), core, response(steps),
         references, other or ("" if len(steps) > 2 else order))  # fmt: skip
-    add("strength", "distortion beyond weight 0's spread (robust deviations)", "lower", triggered, distortion,
+    add(("strength", "distortion beyond weight 0's spread (robust deviations)", "lower"), triggered, distortion,
         "no pixel statistics; run report on both runs")  # fmt: skip
-    add("alignment", "fit to the prompt (CLIP-T)", "higher", listening, fit,
+    add(("alignment", "fit to the prompt (CLIP-T)", "higher"), listening, fit,
         "the prompts were not encoded; run report on both runs", words, nearer)  # fmt: skip
     return found
 

@@ -72,6 +72,15 @@ class Pair:
         return suites[0] if suites else min(tables, key=ROLES.index, default="plain")
 
 
+@dataclass(frozen=True)
+class Resampling:
+    """Of the bootstrap: how often, from which seed; ``even``: with as many seeds of each prompt on both sides."""
+
+    resamples: int
+    seed: int
+    even: bool = False
+
+
 def tested(
     row: Row,
     pair: Pair,
@@ -79,18 +88,16 @@ def tested(
     values: Values,
     gains: Values | None,
     missing: str,
-    *,
-    even: bool = False,
-    resamples: int,
-    seed: int,
+    how: Resampling,
 ) -> Row:
     """The row with values, difference, interval, p and who is ahead.
 
     Args:
         gains: the same against each picture's own weight 0, for prompts that are not shared.
         missing: why nothing was measured, if so.
-        even: whether the value depends on how many seeds a prompt has.
+        how: resamples, seed, and whether the value depends on how many seeds a prompt has.
     """
+    resamples, seed, even = how.resamples, how.seed, how.even
     keys = pair.of(roles)
     found = replace(row, note=f"not measured: {missing}")
     if keys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,24 +43,36 @@ class EncoderSource:
         return self._loaded
 
 
-def build_data(
-    cache: FeatureCache,
-    cells: pd.DataFrame,
-    sources: Sequence[Source],
-    *,
-    prompts: dict[str, Prompt],
-    kind: str,
-    size: tuple[int, int],
-    references: References,
-    histories: dict[str, Path],
-    notes: dict[str, str],
-    job: Job | None = None,
-) -> tuple[RunData, dict[str, Path]]:
+@dataclass(frozen=True)
+class Material:
+    """What a scorecard is made of, before anything is measured.
+
+    Attributes:
+        cells: one row per picture; ``sources`` gives the pictures in the same order.
+        prompts: by prompt id. kind: one of KINDS.
+        size: (width, height) that references are brought to.
+        references: pictures to compare with. histories: LoRA's name -> loss history.
+        notes: what is missing and why, by topic; measuring adds to it.
+    """
+
+    cells: pd.DataFrame
+    sources: Sequence[Source]
+    prompts: dict[str, Prompt]
+    kind: str
+    size: tuple[int, int]
+    references: References
+    histories: dict[str, Path]
+    notes: dict[str, str]
+
+
+def build_data(cache: FeatureCache, material: Material, job: Job | None = None) -> tuple[RunData, dict[str, Path]]:
     """Measure the pictures and gather everything that measuring needs.
 
     Returns:
         The run, and the file of each reference and training picture by its shown name.
     """
+    cells, sources, prompts, kind = material.cells, material.sources, material.prompts, material.kind
+    size, references, histories, notes = material.size, material.references, material.histories, material.notes
     shown: dict[str, Path] = {}
     drawn = cache.pictures(sources, job, "pictures")
     existing = [path for path in references.pictures if path.is_file()]

@@ -215,6 +215,16 @@ def test_model_written_to_in_place_is_read_anew(model_folder: Folder) -> None:
     assert np.array_equal(before, drawn(host, CAT, SAMPLING))
 
 
+def test_prompts_encoded_for_a_borrower_are_forgotten_at_the_end(model_folder: Folder) -> None:
+    host = StandaloneHost(model_folder("sd1"))
+    host.generate([ImageRequest("a cat", 1)], Sampling(steps=1, width=64, height=64))
+    known = host._texts.keys()
+    with host.borrow_model() as borrowed:
+        borrowed.encode_text(["a caption of the training set"], 64, 64)
+        assert host._texts.keys() > known
+    assert host._texts.keys() == known
+
+
 def test_cast_replaced_and_added_parts_are_put_back(model_folder: Folder) -> None:
     host = StandaloneHost(model_folder("sd1"))
     before = drawn(host, CAT, SAMPLING)

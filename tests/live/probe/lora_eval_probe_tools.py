@@ -126,12 +126,16 @@ def _allocations(profiler: Any) -> dict[str, int]:
 
 def random_network(borrowed: Any, seed: int = 5) -> Any:
     """A LoRA strong enough to be seen: both halves random."""
-    from lora_eval.lora.layers import LoraNetwork
+    from lora_eval.lora.layers import LoraNetwork, Naming
     from lora_eval.lora.targets import find_targets
 
     unet = borrowed.unet
     network = LoraNetwork(
-        unet, find_targets(unet, "attention"), rank=4, layout=borrowed.layout, family=borrowed.family, seed=seed
+        unet,
+        find_targets(unet, "attention"),
+        rank=4,
+        seed=seed,
+        naming=Naming(layout=borrowed.layout, family=borrowed.family),
     )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -19,6 +19,7 @@ from lora_eval.scorecard.comparison.compare import compare
 from lora_eval.scorecard.comparison.pairs import _loose, permutation_test
 from lora_eval.scorecard.comparison.runs import Key
 from lora_eval.scorecard.comparison.verdict import BY_PROMPT, OPEN, PAIRED, Row
+from lora_eval.service.measured import MeasureRequest
 from lora_eval.service.scoring import measure_table, report
 from tests.fakes_scorecard import FakeEncoder, read_json, small_score, tree_hashes
 
@@ -73,7 +74,7 @@ def measured(base: Path, out: Path, change=None, keep=KEPT, **settings) -> Path:
             rows.append(one)
     table = write(out.with_suffix(".csv"), rows)
     given = {"trigger": "zorp", "class_word": "shape", "data": base / "data", **settings}
-    measure_table(table, out, encoder=FakeEncoder(), resamples=50, **given)
+    measure_table(table, out, MeasureRequest(**given), encoder=FakeEncoder(), resamples=50)
     return out
 
 
