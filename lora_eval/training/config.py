@@ -14,6 +14,8 @@ import yaml
 
 from lora_eval.errors import ConfigError
 from lora_eval.files import write_text
+from lora_eval.reading.text import NotText, read_text
+from lora_eval.reading.yaml_text import YamlError, parse
 from lora_eval.training.settings import bad_name, checked, key, resolution, rules
 
 PRESETS = ("attention", "transformer", "full")
@@ -22,6 +24,7 @@ SCHEDULERS = ("constant", "linear", "cosine", "cosine_with_restarts")
 KINDS = ("style", "character", "object")
 DTYPES = ("fp16", "bf16", "fp32")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
+PATHS = ("train_data_dir", "metadata_path", "reg_data_dir", "base_model", "output_dir", "init_lora")
 
 
 @dataclass
@@ -144,6 +147,10 @@ class TrainConfig:
         for setting in fields(self):
             setattr(self, setting.name, checked(setting, hints[setting.name], getattr(self, setting.name)))
         self.resolution = resolution(self.resolution)
+        for name in PATHS:
+            if any(ord(sign) < 32 for sign in getattr(self, name) or ""):
+                # "data\new" in YAML's double quotes holds a line break
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, no path; write it in single quotes")
         if len(self.betas) != 2:
             raise ConfigError(f"betas is {self.betas!r}; write two numbers, for example [0.9, 0.999]")
         if self.conv_rank is not None and self.preset != "full":
@@ -198,35 +205,51 @@ def make_config(values: Mapping[str, Any]) -> TrainConfig:
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """``["epochs=5", "flip=true"]`` -> values as YAML reads them. Raises ConfigError for a pair without ``=``."""
-    values = {}
+    """``["epochs=5", "flip=true"]`` -> values as a config file has them; a text is taken as it is typed.
+
+    Raises:
+        ConfigError: a pair without ``=``, or a setting that is given twice.
+    """
+    values: dict[str, Any] = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
         if not sign or not name.strip():
             raise ConfigError(f"{pair!r} is not a setting; write key=value, for example epochs=5")
-        try:
-            values[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            values[name.strip()] = text
+        if name.strip() in values:
+            raise ConfigError(f"{name.strip()} is given twice; remove one of the two")
+        values[name.strip()] = _override(name.strip(), text)
     return values
 
 
+def _override(name: str, text: str) -> Any:
+    """The value of ``name=text``: a text setting verbatim, so that ``trigger=#1`` and ``name=007`` stay as typed."""
+    hint = typing.get_type_hints(TrainConfig).get(name)
+    plain = text.strip()
+    quoted = len(plain) > 1 and plain[0] == plain[-1] and plain[0] in "'\""
+    if hint in (str, str | None) and not quoted and plain not in ("null", "~"):
+        return plain
+    if hint == list[str] and not quoted and not plain.startswith("["):
+        return plain
+    try:
+        return parse(text)
+    except YamlError:
+        return text
+
+
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError naming file and line."""
+    """The mapping in a YAML file, read by :mod:`lora_eval.reading.yaml_text`. Raises ConfigError with file and line."""
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        values = parse(read_text(path))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; give the path of a training config") from None
-    except UnicodeDecodeError:
+    except NotText:
         raise ConfigError(f"{path} is not UTF-8 text; save it again as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "not valid YAML"
-        raise ConfigError(f"{path}{where}: {reason}; correct the YAML") from None
+    except YamlError as error:
+        where = f" line {error.line}" if error.line else ""
+        raise ConfigError(f"{path}{where}: {error.problem}; correct the YAML") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lora_eval.errors import ConfigError
 from lora_eval.files import ASSETS
+from lora_eval.reading.text import NotText, read_text
+from lora_eval.reading.yaml_text import YamlError, parse
 from lora_eval.scorecard.data import KINDS, ROLES, Element, Prompt
 
 FOLDER = ASSETS / "suites"
@@ -64,8 +64,8 @@ def read_suite(name_or_path: str | Path) -> Suite:
     if path.stat().st_size > MAX_FILE:
         raise ConfigError(f"{path} is larger than {MAX_FILE >> 20} MB; a prompt suite is a short table")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
+        text = read_text(path)
+    except NotText:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
@@ -99,11 +99,10 @@ def load_suite(
 
 def _from_yaml(path: Path, text: str) -> Suite:
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or 'syntax'})") from None
+        raw = parse(text)
+    except YamlError as error:
+        line = f", line {error.line}" if error.line else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({error.problem})") from None
     if isinstance(raw, list):
         raw = {"prompts": raw}
     if not isinstance(raw, dict) or not isinstance(raw.get("prompts"), list):
