@@ -119,6 +119,7 @@ def check(
     found += leakage(dataset, own, [looks[item.path] for item in held_out if item.path in looks])
     if encoder is not None:
         found += _variety(dataset, own, encoder)
+    found += _colours(dataset, own)
     found += _captions(dataset, trigger, count_tokens)
     found += _terms(dataset, [word for word in (trigger, class_word) if word])
     return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), one.code, one.picture, one.message))
@@ -222,6 +223,13 @@ def _light_and_focus(dataset: Dataset, looks: list[Look]) -> list[Finding]:
             message = f"hardly any contrast ({one.contrast:.1%})"
             found.append(Finding("warning", "low contrast", name, message, "raise its contrast or remove it"))
     return found
+
+
+def _colours(dataset: Dataset, looks: list[Look]) -> list[Finding]:
+    mend = "save it as sRGB"
+    return [
+        Finding("warning", "colours", dataset.name(one.path), note, mend) for one in looks for note in one.notes
+    ]
 
 
 def _twins(dataset: Dataset, looks: list[Look]) -> list[Finding]:
