@@ -143,12 +143,7 @@ def _look_at_all(
 
 def _folder(dataset: Dataset) -> list[Finding]:
     found = [Finding("error", p.code, p.picture, p.message, p.mend) for p in dataset.problems]
-    for path in dataset.unlisted:
-        message = f"not named in {dataset.table.name if dataset.table else 'the table'}, so it is not trained on"
-        found.append(Finding("warning", "unlisted picture", dataset.name(path), message, "add a row or remove it"))
-    for path in dataset.ignored:
-        mend = f"rename it to 1_{path.name} (repeats_name) to train on it"
-        found.append(Finding("warning", "ignored folder", dataset.name(path), "its pictures are not trained on", mend))
+    found += [Finding(one.severity, one.code, one.name, one.message, one.mend) for one in dataset.left_out]
     return found
 
 
@@ -287,8 +282,10 @@ def _captions(dataset: Dataset, trigger: str | None, count_tokens: Callable[[str
     found = []
     count = count_tokens or captions.estimate_tokens
     about = "" if count_tokens else "about "
-    empty = [item for item in dataset.items if not item.caption.strip()]
-    if len(empty) == len(dataset.items):
+    # a caption that cannot be read is a problem of its own
+    unread = {one.picture for one in dataset.problems if one.code == "unreadable caption"}
+    empty = [i for i in dataset.items if not i.caption.strip() and dataset.name(i.path) not in unread]
+    if empty and len(empty) == len(dataset.items):
         mend = "write metadata.csv or a .txt beside each picture"
         found.append(Finding("error", "no captions", "", "no picture has a caption", mend))
     else:

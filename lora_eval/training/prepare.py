@@ -83,8 +83,9 @@ def read_items(config: TrainConfig) -> tuple[Dataset, list[Item], list[str]]:
             )
         else:
             notes.append(f"{empty} picture(s) have no caption and are trained with an empty prompt")
-    if dataset.unlisted:
-        notes.append(f"{len(dataset.unlisted)} picture(s) are not in {dataset.table} and are left out")
+    for one in dataset.left_out:
+        if one.severity == "warning":
+            notes.append(f"{one.name}: {one.message}; {one.mend}" if one.name else f"{one.message}; {one.mend}")
     return dataset, items, notes
 
 
