@@ -33,6 +33,7 @@ class TrainConfig:
 
     Attributes:
         train_data_dir: folder of the pictures. metadata_path: table of captions (default: the folder's own).
+            caption_extension: read only captions beside the pictures that have this ending, and no table.
         reg_data_dir: regularisation pictures (the class without the concept), shown as often as the others in all;
             prior_loss_weight: weight of their loss.
         base_model: checkpoint to train on; WebUI hosts train on the model in memory and check its name.
@@ -58,7 +59,8 @@ class TrainConfig:
             every so many steps; None = about twenty times a run.
         early_stop: stop after so many validations without a new best loss; 0 = never.
         on_out_of_memory: smaller = go on with the next smaller settings of the same effective batch; stop = an error.
-        save_steps: checkpoint every so many steps; 0 = only at the end. save_dtype: of the files.
+        save_steps: checkpoint every so many steps; 0 = only at the end. save_epochs: also at the end of every so
+            many epochs. save_dtype: of the files.
         sample_prompts, sample_steps (every so many steps), samples_per_prompt, sample_seed, sample_negative, sampler,
             sampler_steps, sample_cfg: test pictures by the host's own sampler.
         measure_samples: measure them (fidelity, diversity, alignment). sample_early_stop: stop after so many measured
@@ -70,6 +72,7 @@ class TrainConfig:
 
     train_data_dir: str = ""
     metadata_path: str | None = None
+    caption_extension: str = ""
     reg_data_dir: str | None = None
     prior_loss_weight: float = key(1.0, 0, 100)
     base_model: str | None = None
@@ -128,6 +131,7 @@ class TrainConfig:
     early_stop: int = key(0, 0, 10_000)
 
     save_steps: int = key(100, 0, 10_000_000)
+    save_epochs: int = key(0, 0, 100_000)
     save_dtype: str = key("fp16", choices=DTYPES)
     sample_prompts: list[str] = field(default_factory=list)
     sample_steps: int = key(100, 1, 10_000_000)

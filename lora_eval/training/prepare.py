@@ -67,7 +67,7 @@ def check_model(config: TrainConfig, info: ModelInfo) -> None:
 
 def read_items(config: TrainConfig) -> tuple[Dataset, list[Item], list[str]]:
     """The pictures to use, captions completed by the trigger. Raises DatasetError."""
-    dataset = scan(config.train_data_dir, config.metadata_path)
+    dataset = scan(config.train_data_dir, config.metadata_path, config.caption_extension)
     dataset.require()
     empty = sum(not item.caption for item in dataset.items)
     notes = []
@@ -96,7 +96,7 @@ def regular_items(config: TrainConfig, shown: int) -> tuple[list[Item], list[str
     """
     if not config.reg_data_dir:
         return [], []
-    dataset = scan(config.reg_data_dir)
+    dataset = scan(config.reg_data_dir, extension=config.caption_extension)
     dataset.require()
     used = dataset.items[:shown]
     each, more = divmod(shown, len(used))

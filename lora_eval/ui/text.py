@@ -87,6 +87,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Checkpoints and test pictures": {
         "save_steps": ("Checkpoint every", "steps; 100 to 200 are advised, so that the best can be gone back to"),
+        "save_epochs": ("Checkpoint every (epochs)", "also at the end of so many epochs; 0: by steps alone"),
         "save_dtype": ("Precision of files", "fp16 is what the WebUIs expect"),
         "sample_prompts": ("Prompts of test pictures", "one a line; {trigger} and {class_word} are filled in"),
         "sample_negative": ("Negative prompt of test pictures", "what should not be in them"),
@@ -110,6 +111,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "Caption table",
             "metadata.csv with file name and prompt; empty: the folder's own, else .txt beside each picture",
         ),
+        "caption_extension": ("Caption ending", "read only caption files with this ending; empty: .txt, then .caption"),
         "output_dir": ("Output folder", "empty: the WebUI's outputs"),
         "base_model": ("Base model", "empty: the one in memory; a name here is checked against it"),
         "cache_latents_to_disk": ("Keep encodings", "a second run on the same pictures starts faster"),
