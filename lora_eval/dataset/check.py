@@ -222,9 +222,7 @@ def _light_and_focus(dataset: Dataset, looks: list[Look]) -> list[Finding]:
 
 def _colours(dataset: Dataset, looks: list[Look]) -> list[Finding]:
     mend = "save it as sRGB"
-    return [
-        Finding("warning", "colours", dataset.name(one.path), note, mend) for one in looks for note in one.notes
-    ]
+    return [Finding("warning", "colours", dataset.name(one.path), note, mend) for one in looks for note in one.notes]
 
 
 def _twins(dataset: Dataset, looks: list[Look]) -> list[Finding]:

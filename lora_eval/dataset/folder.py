@@ -186,7 +186,9 @@ def _from_folder(dataset: Dataset, listings: list[Listing]) -> None:
             # kohya reads repeats from the names of subfolders alone; 2024_summer is shown once
             taken.append((listing, 1, found[1] if found else ""))
             if found and found[0] > 1 and listing.pictures:
-                message = f"each picture is shown once an epoch: the name of the folder itself, {root.name}, is no number"
+                message = (
+                    f"each picture is shown once an epoch: the name of the folder itself, {root.name}, is no number"
+                )
                 mend = f"name the folder above it to show them {found[0]} times"
                 dataset.left_out.append(LeftOut("info", "folder name", "", f"{message} of repeats", mend))
         elif found is not None and listing.folder.parent == root and found[0] > 0:

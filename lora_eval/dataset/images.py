@@ -65,7 +65,9 @@ def read_picture(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[Image.
     except UnidentifiedImageError as error:
         needed = package_for(path)
         if needed:
-            raise DatasetError(f"{path} needs the package {needed}; install it, or convert the picture to PNG") from error
+            raise DatasetError(
+                f"{path} needs the package {needed}; install it, or convert the picture to PNG"
+            ) from error
         raise DatasetError(f"{path} is not a picture that can be read; convert it to PNG or remove it") from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         # Pillow reports broken files of different formats by all of these

@@ -13,7 +13,9 @@ from lora_eval.dataset.sidecars import SIDECARS
 from lora_eval.dataset.tables import META, TABLES
 
 MASK = re.compile(r"(.+?)[-_. ](?:masklabel|condlabel|mask|conditioning)", re.IGNORECASE | re.DOTALL)
-MASK_FOLDERS = frozenset({"mask", "masks", "masklabel", "conditioning", "conditioning_images", "control", "control_images"})
+MASK_FOLDERS = frozenset(
+    {"mask", "masks", "masklabel", "conditioning", "conditioning_images", "control", "control_images"}
+)
 # endings and names under which other programs keep captions
 _CAPTION_ENDINGS = frozenset(
     ".tags .tag .cap .captions .text .json .jsonl .json1 .csv .tsv .parquet .wd14 .blip .booru .prompt .xlsx".split()

@@ -126,7 +126,9 @@ def _delimiter(first: str) -> str:
     split: dict[str, list[str]] = {}
     for mark in DELIMITERS:
         split[mark] = [cell.strip(' "').lower() for cell in first.split(mark)]
-    named = [m for m, cells in split.items() if _first(FILE_COLUMNS, cells) >= 0 and _first(CAPTION_COLUMNS, cells) >= 0]
+    named = [
+        m for m, cells in split.items() if _first(FILE_COLUMNS, cells) >= 0 and _first(CAPTION_COLUMNS, cells) >= 0
+    ]
     data = [m for m, cells in split.items() if len(cells) > 1 and _is_picture(cells[0])]
     return next(iter([*named, *data]), max(DELIMITERS, key=lambda mark: (len(split[mark]), mark == ",")))
 
@@ -221,7 +223,9 @@ def _jsonl(table: Path, text: str) -> CaptionTable:
         if not isinstance(caption, str):
             rows.append(Row(number, name, "", None, "no caption", mend))
         elif repeats is not None and not (type(repeats) is int and 1 <= repeats <= MAX_REPEATS):
-            rows.append(Row(number, name, "", None, f"repeats is {repeats!r}", f"write a number from 1 to {MAX_REPEATS}"))
+            rows.append(
+                Row(number, name, "", None, f"repeats is {repeats!r}", f"write a number from 1 to {MAX_REPEATS}")
+            )
         else:
             rows.append(Row(number, name, caption, repeats))
     return CaptionTable(rows, list(unread))
@@ -261,5 +265,3 @@ def locate(root: Path, table: Path, name: str, stems: dict[str, list[Path]]) -> 
         return root / PurePosixPath(plain).name
     found = stems.get(PurePosixPath(plain).name, []) if plain and not _is_picture(plain) else []
     return found[0] if len(found) == 1 else None
-
-

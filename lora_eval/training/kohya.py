@@ -116,7 +116,9 @@ def _translate(flat: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if not flat.get("enable_bucket", False):
         notes.append("pictures keep their aspect ratio in buckets (enable_bucket is always on)")
     if "validation_split" not in flat:
-        notes.append("from 20 pictures up a tenth is held out; set validation_fraction: 0 to train on all, as sd-scripts")
+        notes.append(
+            "from 20 pictures up a tenth is held out; set validation_fraction: 0 to train on all, as sd-scripts"
+        )
     return values, notes
 
 
@@ -139,7 +141,9 @@ def _length(flat: dict[str, Any], values: dict[str, Any], notes: list[str]) -> N
     for key in ("epochs", "save_epochs"):
         if values.get(key) and values[key] != _ENDLESS:
             values[key] = int(values[key]) * repeats
-    notes.append(f"num_repeats = {repeats}: an epoch shows each picture once here, so there are {repeats} times as many")
+    notes.append(
+        f"num_repeats = {repeats}: an epoch shows each picture once here, so there are {repeats} times as many"
+    )
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -54,7 +54,11 @@ SAME = {
     "sample_steps": "sampler_steps",
 }
 # sd-scripts spells it in both ways
-ALIASES = {"caption_extention": "caption_extension", "lr_scheduler_type": "lr_scheduler", "dataset_repeats": "num_repeats"}
+ALIASES = {
+    "caption_extention": "caption_extension",
+    "lr_scheduler_type": "lr_scheduler",
+    "dataset_repeats": "num_repeats",
+}
 
 # None of these changes which LoRA comes out.
 SILENT = frozenset(

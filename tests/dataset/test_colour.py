@@ -114,7 +114,11 @@ def test_an_rgb_profile_on_a_grey_picture_is_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("profile", "note"),
-    [(b"no profile", "is broken"), (icc([(b"kTRC", curve(2.2))], b"GRAY"), "is for GRAY"), (icc([], b"CMYK"), "for CMYK")],
+    [
+        (b"no profile", "is broken"),
+        (icc([(b"kTRC", curve(2.2))], b"GRAY"), "is for GRAY"),
+        (icc([], b"CMYK"), "for CMYK"),
+    ],
 )
 def test_a_broken_profile_is_said_and_the_values_kept(tmp_path: Path, profile: bytes, note: str) -> None:
     image = drawing(3, (64, 64))
@@ -219,7 +223,11 @@ def test_lab_pictures_are_converted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("head", "package"),
-    [(b"\0\0\0\x18ftypheic", "pillow-heif"), (b"\0\0\0\x18ftypavif", "pillow-avif-plugin"), (b"\xff\x0a", "jxl-plugin")],
+    [
+        (b"\0\0\0\x18ftypheic", "pillow-heif"),
+        (b"\0\0\0\x18ftypavif", "pillow-avif-plugin"),
+        (b"\xff\x0a", "jxl-plugin"),
+    ],
 )
 def test_a_picture_under_a_wrong_ending_names_the_package(tmp_path: Path, head: bytes, package: str) -> None:
     """A phone's HEIC that was renamed to .jpg: bmaltais/kohya_ss#2993, kohya-ss/sd-scripts#786."""

@@ -57,7 +57,9 @@ def test_a_folder_of_such_pictures_alone_says_so(tmp_path: Path) -> None:
         scan(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a.TXT", "a.Txt", "a.png.txt", "a.png.TXT", "a.caption", "a.CAPTION", "a.png.caption"])
+@pytest.mark.parametrize(
+    "name", ["a.TXT", "a.Txt", "a.png.txt", "a.png.TXT", "a.caption", "a.CAPTION", "a.png.caption"]
+)
 def test_captions_under_other_spellings_are_read_and_rewritten_in_place(tmp_path: Path, name: str) -> None:
     """bmaltais/kohya_ss#664; also bmaltais/kohya_ss#1936 and starik222/BooruDatasetTagManager#91 (.caption)."""
     path = picture(tmp_path / "a.png")
@@ -66,7 +68,9 @@ def test_captions_under_other_spellings_are_read_and_rewritten_in_place(tmp_path
     assert write_sidecar(path, "owl") == tmp_path / name and scan(tmp_path).items[0].caption == "owl"
 
 
-@pytest.mark.parametrize("name", ["a.tags", "a.json", "a.png.json", "a.cap", "metadata.json1", "captions.csv", "prompts.xlsx"])
+@pytest.mark.parametrize(
+    "name", ["a.tags", "a.json", "a.png.json", "a.cap", "metadata.json1", "captions.csv", "prompts.xlsx"]
+)
 def test_files_that_look_like_captions_are_named(tmp_path: Path, name: str) -> None:
     """huggingface/diffusers#2099 (metadata.json1)."""
     picture(tmp_path / "a.png")
@@ -83,12 +87,13 @@ def test_two_captions_of_one_picture_are_named_where_they_differ(tmp_path: Path)
     (tmp_path / "a.caption").write_text("owl")
     assert scan(tmp_path).items[0].caption == "fox" and "a.caption" in codes(tmp_path)["other caption"][0]
     found = scan(tmp_path, extension=".caption")
-    assert found.items[0].caption == "owl" and [one.name for one in found.left_out] == []
+    assert found.items[0].caption == "owl" and [one.name for one in found.left_out] == ["a.txt"]
     (tmp_path / "metadata.csv").write_text("file_name,prompt\na.png,hen\n")
     assert "2 files (a.txt, a.caption)" in codes(tmp_path)["other caption"][0]
 
 
 def test_folders_that_are_not_looked_into(tmp_path: Path) -> None:
+    """bmaltais/kohya_ss#547, #2148 (plain names); bghira/SimpleTuner#3198 (mask/ beside the pictures)."""
     picture(tmp_path / "2_fox" / "a.png", caption="fox")
     picture(tmp_path / "2_fox" / "more" / "b.png")
     picture(tmp_path / "plain" / "c.png")
@@ -120,7 +125,7 @@ def test_masks_beside_pictures_are_not_trained_on(tmp_path: Path) -> None:
 
 
 def test_years_and_dates_are_no_repeats_or_are_said(tmp_path: Path) -> None:
-    """bmaltais/kohya_ss#216, #986."""
+    """bmaltais/kohya_ss#216, #986; also #1725 (the numbered folder itself is named)."""
     picture(tmp_path / "2024_summer" / "a.png", caption="fox")
     assert scan(tmp_path / "2024_summer").items[0].repeats == 1
     assert scan(tmp_path).items[0].repeats == 2024

@@ -71,6 +71,7 @@ def test_spellings_of_one_table(folder: Path, text: str) -> None:
     ],
 )
 def test_quotation_marks_inside_captions(folder: Path, cell: str, caption: str) -> None:
+    """iejMac/video2dataset#117, mindspore-lab/mindone#133."""
     assert read(folder, f"file_name,prompt\nimg0.png,{cell}\n").items[0].caption == caption
 
 
@@ -143,7 +144,7 @@ def test_json_lines_without_one_caption_are_refused(folder: Path, line: str, mes
 
 
 def test_kohya_s_metadata_is_read_where_no_caption_lies_beside(folder: Path) -> None:
-    """bmaltais/kohya_ss#2207."""
+    """bmaltais/kohya_ss#2207; kohya-ss/sd-scripts#2388 (tags without a caption were dropped there)."""
     meta = {name[:-4]: {"caption": caption, "tags": "x, y"} for name, caption in zip(NAMES, CAPTIONS, strict=True)}
     meta["img0"] = {"caption": "mave, x", "tags": "mave, x"}
     (folder / "meta_cap.json").write_text(json.dumps(meta))

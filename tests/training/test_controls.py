@@ -76,7 +76,16 @@ ELSEWHERE = {
     "measure_samples": "test_watch",
     "sample_early_stop": "test_watch",
 }
-WRITTEN = {"save_steps", "save_epochs", "save_dtype", "publish", "sample_prompts", "sample_steps", "sample_seed", "sample_negative"}
+WRITTEN = {
+    "save_steps",
+    "save_epochs",
+    "save_dtype",
+    "publish",
+    "sample_prompts",
+    "sample_steps",
+    "sample_seed",
+    "sample_negative",
+}
 WRITTEN |= {"sampler", "sampler_steps", "sample_cfg", "class_word", "kind", "trigger", "lora_rank"}
 
 

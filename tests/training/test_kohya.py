@@ -14,7 +14,7 @@ from lora_eval.training.kohya import _HANDLERS, TOML_READERS, import_kohya
 from lora_eval.training.kohya_keys import SAME, SILENT
 from lora_eval.training.loop import train
 from lora_eval.training.order import Order
-from tests.fakes import drawing, write_dataset
+from tests.fakes import FakeHost, drawing, write_dataset
 
 TYPICAL = """\
 [model_arguments]
@@ -279,7 +279,7 @@ caption_prefix = "by fox, "
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_dataset_config_is_followed(tmp_path: Path, inside: bool) -> None:
-    """kohya-ss/sd-scripts docs/config_README; the inner table wins, repeats become epochs."""
+    """kohya-ss/sd-scripts#877, #227 (docs/config_README): the inner table wins. Repeats become epochs."""
     dataset = DATASET.format(one="pictures", repeats=4)
     text = "max_train_epochs = 5\nsave_every_n_epochs = 2\n"
     if not inside:
