@@ -26,8 +26,8 @@ class Unreadable(ValueError):
 
 def bits_of(image: Image.Image) -> int:
     """Bits a channel in the file; asked before the pixels are loaded, because Pillow forgets it then."""
-    tile = image.tile[0] if getattr(image, "tile", None) else None
-    raw = str(tile[3]) if tile else ""
+    tiles = getattr(image, "tile", None)
+    raw = str(tiles[0][3]) if tiles else ""
     return 32 if "32" in raw else 16 if "16" in raw else 8
 
 
@@ -49,7 +49,7 @@ def to_srgb(image: Image.Image, bits: int = 8) -> tuple[Image.Image, list[str]]:
     gamma = image.info.get("gamma")
     image, alpha = _eight_bits(image, bits)
     if image.mode == "LAB" and not profile:
-        image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), _srgb(), outputMode="RGB")
+        image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), _srgb(), outputMode="RGB") or image
     elif image.mode not in ("RGB", "L", "CMYK", "LAB"):
         image = image.convert("RGB")
     if profile:
@@ -146,7 +146,7 @@ def _managed(image: Image.Image, data: bytes) -> tuple[Image.Image, str]:
         if mode == "L" and image.mode == "RGB" and _is_grey(image):
             image = image.convert("L")
         if mode != image.mode:
-            return image, f"its colour profile is for {space or 'no colours'}, so it is not followed"
+            return image, f"its colour profile is for {space or '?'}, so it is not followed"
         transform = ImageCms.buildTransform(profile, _srgb(), mode, "RGB")
         if mode == "RGB" and _changes_nothing(transform):
             return image, ""

@@ -186,11 +186,9 @@ def _from_folder(dataset: Dataset, listings: list[Listing]) -> None:
             # kohya reads repeats from the names of subfolders alone; 2024_summer is shown once
             taken.append((listing, 1, found[1] if found else ""))
             if found and found[0] > 1 and listing.pictures:
-                message = (
-                    f"each picture is shown once an epoch: the name of the folder itself, {root.name}, is no number"
-                )
+                message = f"{root.name} is the folder itself, so its number is not read: each picture is shown once"
                 mend = f"name the folder above it to show them {found[0]} times"
-                dataset.left_out.append(LeftOut("info", "folder name", "", f"{message} of repeats", mend))
+                dataset.left_out.append(LeftOut("info", "folder name", "", message, mend))
         elif found is not None and listing.folder.parent == root and found[0] > 0:
             _check_repeats(dataset, listing, found[0])
             taken.append((listing, min(found[0], MAX_REPEATS), found[1]))
@@ -275,8 +273,8 @@ def _from_table(dataset: Dataset, table: Path, listings: list[Listing]) -> None:
         where = f"{table.name} row {row.number}"
         if row.problem:
             dataset.problems.append(Problem("bad row", row.name, f"{where}: {row.problem}", row.mend))
-            picture = locate(root, table, row.name, stems)
-            seen.setdefault(picture, row.number) if picture else None
+            if refused := locate(root, table, row.name, stems):
+                seen.setdefault(refused, row.number)
             continue
         picture = locate(root, table, row.name, stems)
         if picture is None:
@@ -341,8 +339,8 @@ def _left_files(dataset: Dataset, listings: list[Listing]) -> None:
         read = {item.path: sidecars_of(item.path, dataset.extension)[:1] for item in dataset.items}
         beside = [dataset.name(path) for item in dataset.items
                   for path in _differing(item.path, item.caption) if path not in read[item.path]]  # fmt: skip
-        which = f"{dataset.extension} is" if dataset.extension else "the file before it is"
-        left += named("warning", "other caption", beside, f"another caption, not read because {which}", mend)
+        message = "another caption of a picture that has one, not read"
+        left += named("warning", "other caption", beside, message, mend)
         tables = [name for name in (*TABLES, *META) if (root / name).is_file()]
         left += named("warning", "other table", tables, "not read, because captions beside the pictures are", mend)
     owned = {path for listing in listings for picture in (*listing.pictures, *listing.unread, *listing.masks)

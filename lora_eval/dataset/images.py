@@ -57,7 +57,7 @@ def read_picture(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[Image.
             turned.info = {**info, **turned.info}
             return to_srgb(turned, bits)
     except Unreadable as error:
-        raise DatasetError(f"{path} {error}; save it as an 8-bit or 16-bit PNG") from error
+        raise DatasetError(f"{path}: it {error}; save it as an 8-bit or 16-bit PNG") from error
     except Image.DecompressionBombError as error:
         raise _too_large(path, "too many", max_pixels) from error
     except FileNotFoundError as error:

@@ -18,7 +18,24 @@ MASK_FOLDERS = frozenset(
 )
 # endings and names under which other programs keep captions
 _CAPTION_ENDINGS = frozenset(
-    ".tags .tag .cap .captions .text .json .jsonl .json1 .csv .tsv .parquet .wd14 .blip .booru .prompt .xlsx".split()
+    [
+        ".tags",
+        ".tag",
+        ".cap",
+        ".captions",
+        ".text",
+        ".json",
+        ".jsonl",
+        ".json1",
+        ".csv",
+        ".tsv",
+        ".parquet",
+        ".wd14",
+        ".blip",
+        ".booru",
+        ".prompt",
+        ".xlsx",
+    ]
 )
 _CAPTION_NAME = re.compile(r"(?:meta|caption|prompt|tag|dataset|label)", re.IGNORECASE)
 # made by systems for themselves; no person believes that they are trained on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -19,12 +19,52 @@ PLUGINS = {
 }
 # pictures and films that are never read: a person may believe that they are trained on
 OTHERS = frozenset(
-    ".apng .arw .cr2 .cr3 .dng .exr .hdr .ico .jp2 .jpe .jpf .jps .jpx .kra .nef .orf .pcx .pbm .pgm .pnm .ppm .psb .psd "
-    ".raf .raw .rw2 .svg .svgz .tga .xcf .avi .gifv .m4v .mkv .mov .mp4 .mpg .webm .wmv .mpo".split()
+    [
+        ".apng",
+        ".arw",
+        ".cr2",
+        ".cr3",
+        ".dng",
+        ".exr",
+        ".hdr",
+        ".ico",
+        ".jp2",
+        ".jpe",
+        ".jpf",
+        ".jps",
+        ".jpx",
+        ".kra",
+        ".nef",
+        ".orf",
+        ".pcx",
+        ".pbm",
+        ".pgm",
+        ".pnm",
+        ".ppm",
+        ".psb",
+        ".psd",
+        ".raf",
+        ".raw",
+        ".rw2",
+        ".svg",
+        ".svgz",
+        ".tga",
+        ".xcf",
+        ".avi",
+        ".gifv",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpg",
+        ".webm",
+        ".wmv",
+        ".mpo",
+    ]
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def readable(ending: str) -> bool:
     """Whether Pillow, with the packages that are installed, reads files of this ending (lower case, with its dot)."""
     if ending in ALWAYS:

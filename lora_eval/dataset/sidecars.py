@@ -33,7 +33,7 @@ def caption_in(path: Path) -> str:
     try:
         return " ".join(read_text(path).split())
     except NotText as error:
-        raise DatasetError(f"{path} {error}; save it again as UTF-8") from None
+        raise DatasetError(f"{path} is not {error.encoding} (byte {error.byte}); save it again as UTF-8") from None
 
 
 def read_sidecar(picture: Path, extension: str = "") -> str | None:

@@ -73,7 +73,7 @@ def read_table(table: Path) -> CaptionTable:
     try:
         text = read_text(table)
     except NotText as error:
-        raise DatasetError(f"{table} {error}; save it again as UTF-8") from None
+        raise DatasetError(f"{table} is not {error.encoding} (byte {error.byte}); save it again as UTF-8") from None
     ending = table.suffix.lower()
     if ending == ".json":
         found = _meta(table, text)
@@ -114,8 +114,8 @@ def layout(table: Path, text: str) -> tuple[list[Record], str, Columns]:
     try:
         found = records(text, delimiter)
     except TableError as error:
-        mend = "" if ";" in error.problem else "; correct it or save the table again as CSV"
-        raise DatasetError(f"{table.name} row {error.line}: {error.problem}{mend}") from None
+        message = f"{table.name} row {error.line}: {error.problem}; correct it or save the table again as CSV"
+        raise DatasetError(message) from None
     if not found:
         raise DatasetError(f"{table.name} lists no pictures; write file_name and prompt, one row a picture")
     return found, delimiter, _columns(table, found[0])

@@ -55,7 +55,7 @@ def records(text: str, delimiter: str) -> list[Record]:
         raise errors[-1]
     if len(found) == 2 and found[0] != found[1]:
         differ = next((a for a, b in zip(*found, strict=False) if a != b), found[0][-1])
-        raise TableError(differ.line, 'a backslash before a quotation mark can be read in two ways; write "" for one')
+        raise TableError(differ.line, 'a backslash before a quotation mark can be read in two ways (write "" for one)')
     return found[0]
 
 

@@ -16,7 +16,16 @@ _MARKS = (
 
 
 class NotText(ValueError):
-    """The bytes are no text in a known encoding. The message is the second half of a line: "is not UTF-8 (byte 3)"."""
+    """The bytes are no text in a known encoding.
+
+    Attributes:
+        encoding: the one that was tried: "UTF-8" where the file has no byte order mark.
+        byte: 0-based place of the first byte that does not fit.
+    """
+
+    def __init__(self, encoding: str, byte: int) -> None:
+        super().__init__(f"not {encoding} (byte {byte})")
+        self.encoding, self.byte = encoding, byte
 
 
 def decode(data: bytes) -> str:
@@ -30,10 +39,11 @@ def decode(data: bytes) -> str:
     try:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
-        raise NotText(f"is not {encoding[:6].upper()} (byte {len(mark) + error.start})") from None
+        name = encoding.upper().removesuffix("-LE").removesuffix("-BE")
+        raise NotText(name, len(mark) + error.start) from None
     if "\0" in text:
         # UTF-16 without its mark decodes as UTF-8 with a zero after each letter
-        raise NotText(f"is not UTF-8 (a zero byte after {text.index(chr(0))} characters)")
+        raise NotText("UTF-8", len(mark) + len(text[: text.index("\0")].encode()))
     return text
 
 

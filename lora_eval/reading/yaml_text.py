@@ -87,7 +87,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<
 def parse(text: str) -> Any:
     """The value of a YAML text: mappings, lists, texts, numbers, truth values and None. Raises YamlError."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader with fewer implicit types)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not valid YAML"

@@ -210,7 +210,7 @@ def test_floating_point_of_no_known_range_is_refused(tmp_path: Path, top: float)
     ramp = np.linspace(0, 1, 1024).reshape(32, 32).astype(np.float32)
     ramp[3, 3] = top
     Image.fromarray(ramp).save(tmp_path / "a.tif")
-    with pytest.raises(DatasetError, match=r"a\.tif has .*; save it as an 8-bit or 16-bit PNG"):
+    with pytest.raises(DatasetError, match=r"a\.tif: it has .*; save it as an 8-bit or 16-bit PNG"):
         open_picture(tmp_path / "a.tif")
 
 

@@ -148,7 +148,7 @@ def test_captions_in_another_encoding_are_all_named(tmp_path: Path) -> None:
     """Akegarasu/lora-scripts#218, #219, #440; kohya-ss/sd-scripts#513."""
     folder_with(tmp_path, ["a.png", "b.png", "c.png"], c__txt="fox")
     (tmp_path / "a.txt").write_bytes("红狐".encode("gb18030"))
-    (tmp_path / "b.txt").write_bytes("f\0o\0x\0".encode())
+    (tmp_path / "b.txt").write_bytes(b"f\0o\0x\0")
     dataset = scan(tmp_path)
     assert [(p.code, p.picture) for p in dataset.problems] == [("unreadable caption", n) for n in ("a.png", "b.png")]
     with pytest.raises(DatasetError, match=r"a\.txt is not UTF-8 .*; save it again as UTF-8 \(and 1 more"):

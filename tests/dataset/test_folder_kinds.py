@@ -76,7 +76,8 @@ def test_files_that_look_like_captions_are_named(tmp_path: Path, name: str) -> N
     picture(tmp_path / "a.png")
     (tmp_path / name).write_text("fox")
     assert codes(tmp_path)["unread caption"] == [
-        f"{name}: it looks like captions, but is not read; write metadata.csv, metadata.jsonl or a .txt beside each picture"
+        f"{name}: it looks like captions, but is not read; "
+        "write metadata.csv, metadata.jsonl or a .txt beside each picture"
     ]
 
 

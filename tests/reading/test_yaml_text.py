@@ -33,7 +33,7 @@ def test_a_text_without_quotation_marks_keeps_its_spelling(tmp_path: Path, spell
 @pytest.mark.parametrize("text", ["true", "null"])
 def test_what_has_no_other_spelling_asks_for_quotation_marks(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.yaml").write_text(f"trigger: {text}\n")
-    with pytest.raises(ConfigError, match="trigger is .*; write a text, in quotation marks"):
+    with pytest.raises(ConfigError, match=r"trigger is .*; write a text, in quotation marks"):
         load_config(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text(f"trigger: '{text}'\n")
     assert load_config(tmp_path / "a.yaml").trigger == text
