@@ -151,6 +151,8 @@ def _managed(image: Image.Image, data: bytes) -> tuple[Image.Image, str]:
         if mode == "RGB" and _changes_nothing(transform):
             return image, ""
         found = ImageCms.applyTransform(image, transform)
+    except ImportError:
+        return image, "its colour profile cannot be followed"
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):
         return image, "its colour profile is broken, so its colours are taken as sRGB"
     return (image, "its colour profile cannot be followed") if found is None else (found, "")

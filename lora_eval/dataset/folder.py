@@ -19,7 +19,8 @@ from lora_eval.dataset.tables import CAPTION_COLUMNS, FILE_COLUMNS, MAX_REPEATS,
 from lora_eval.errors import DatasetError
 
 __all__ = [
-    "CAPTION_COLUMNS", "FILE_COLUMNS", "SIDECARS", "Dataset", "Item", "Problem", "read_sidecar", "scan", "split_repeats",
+    "CAPTION_COLUMNS", "FILE_COLUMNS", "SIDECARS", "Dataset", "Item", "Problem", "read_sidecar", "scan",
+    "split_repeats",
 ]  # fmt: skip
 
 MASK_SUFFIX = "-masklabel"
@@ -194,6 +195,10 @@ def _from_folder(dataset: Dataset, listings: list[Listing]) -> None:
             taken.append((listing, min(found[0], MAX_REPEATS), found[1]))
         elif listing.pictures:
             _ignore(dataset, listing.folder, len(listing.pictures))
+    if len(taken) > 1 and taken[0][0].pictures:
+        number = len(taken[0][0].pictures)
+        message = f"{number} picture(s) beside the folders <repeats>_<name> are trained on, too, once each"
+        dataset.left_out.append(LeftOut("info", "loose pictures", "", message, "move them into a folder of their own"))
     sidecars = False
     bare: dict[str, int] = {}
     for listing, repeats, name in taken:

@@ -17,7 +17,7 @@ MIN_SIDE = 16
 
 
 def open_picture(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture as RGB in sRGB, see :func:`read_picture`; what cannot be followed is logged. Raises DatasetError."""
+    """Read a picture as RGB in sRGB, see :func:`read_picture`; its notes are logged. Raises DatasetError."""
     image, notes = read_picture(path, max_pixels)
     for note in notes:
         logger.warning("%s: %s", path, note)

@@ -17,26 +17,10 @@ MASK_FOLDERS = frozenset(
     {"mask", "masks", "masklabel", "conditioning", "conditioning_images", "control", "control_images"}
 )
 # endings and names under which other programs keep captions
-_CAPTION_ENDINGS = frozenset(
-    [
-        ".tags",
-        ".tag",
-        ".cap",
-        ".captions",
-        ".text",
-        ".json",
-        ".jsonl",
-        ".json1",
-        ".csv",
-        ".tsv",
-        ".parquet",
-        ".wd14",
-        ".blip",
-        ".booru",
-        ".prompt",
-        ".xlsx",
-    ]
-)
+_CAPTION_ENDINGS = frozenset({
+    ".tags", ".tag", ".cap", ".captions", ".text", ".json", ".jsonl", ".json1", ".csv", ".tsv", ".parquet", ".wd14",
+    ".blip", ".booru", ".prompt", ".xlsx",
+})  # fmt: skip
 _CAPTION_NAME = re.compile(r"(?:meta|caption|prompt|tag|dataset|label)", re.IGNORECASE)
 # made by systems for themselves; no person believes that they are trained on
 _SYSTEM = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r", "__macosx"})

@@ -18,50 +18,11 @@ PLUGINS = {
     ".jxl": ("pillow-jxl-plugin", "pillow_jxl"),
 }
 # pictures and films that are never read: a person may believe that they are trained on
-OTHERS = frozenset(
-    [
-        ".apng",
-        ".arw",
-        ".cr2",
-        ".cr3",
-        ".dng",
-        ".exr",
-        ".hdr",
-        ".ico",
-        ".jp2",
-        ".jpe",
-        ".jpf",
-        ".jps",
-        ".jpx",
-        ".kra",
-        ".nef",
-        ".orf",
-        ".pcx",
-        ".pbm",
-        ".pgm",
-        ".pnm",
-        ".ppm",
-        ".psb",
-        ".psd",
-        ".raf",
-        ".raw",
-        ".rw2",
-        ".svg",
-        ".svgz",
-        ".tga",
-        ".xcf",
-        ".avi",
-        ".gifv",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpg",
-        ".webm",
-        ".wmv",
-        ".mpo",
-    ]
-)
+OTHERS = frozenset({
+    ".apng", ".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".ico", ".jp2", ".jpe", ".jpf", ".jps", ".jpx", ".kra",
+    ".nef", ".orf", ".pcx", ".pbm", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".raf", ".raw", ".rw2", ".svg", ".svgz",
+    ".tga", ".xcf", ".avi", ".gifv", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm", ".wmv", ".mpo",
+})  # fmt: skip
 
 
 @cache

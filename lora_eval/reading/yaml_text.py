@@ -1,16 +1,16 @@
 """YAML in which a text keeps its spelling.
 
 YAML 1.1, which PyYAML follows, turns ``007`` into 7, ``1.10`` into 1.1, ``010`` into 8, ``1_000`` into 1000, ``12:30``
-into 750, ``yes`` and ``on`` into true and ``2024-01-01`` into a date; the spelling is lost before anyone can know that a
-text was meant. Here a value without quotation marks becomes a number, truth value or null only where that value
-has no other spelling: ``7``, ``0.5``, ``true``, ``null``. Everything else stays text, and who needs a number converts it
+into 750, ``yes`` and ``on`` into true and ``2024-01-01`` into a date; the spelling is lost before anyone can know that
+a text was meant. Here a value without quotation marks becomes a number, truth value or null only where that value
+has no other spelling: ``7``, ``0.5``, ``true``, ``null``. Everything else stays text; who needs a number converts it
 (``float("2e-4")``). Keys are always texts, and a key that stands twice in one mapping is an error.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -34,8 +34,8 @@ class YamlError(ValueError):
 
 class _Loader(yaml.SafeLoader):
     # of this class alone: SafeLoader's own table belongs to every user of PyYAML in the process
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-    yaml_constructors = dict(yaml.SafeLoader.yaml_constructors)
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_constructors: ClassVar[dict[Any, Any]] = dict(yaml.SafeLoader.yaml_constructors)
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):

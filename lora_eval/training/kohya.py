@@ -103,10 +103,11 @@ def _translate(flat: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             handle(flat[key], values, notes)
     _form_prompts(flat, values)
     _length(flat, values, notes)
-    if values.get("warmup_steps") and values.get("lr_scheduler", "constant") == "constant":
-        if flat.get("lr_scheduler") != "constant_with_warmup":
-            notes.append("lr_scheduler constant has no warm-up there, so lr_warmup_steps is left out")
-            values["warmup_steps"] = 0
+    constant = values.get("lr_scheduler", "constant") == "constant"
+    constant = constant and flat.get("lr_scheduler") != "constant_with_warmup"
+    if values.get("warmup_steps") and constant:
+        notes.append("lr_scheduler constant has no warm-up there, so lr_warmup_steps is left out")
+        values["warmup_steps"] = 0
     if flat.get("learning_rate") in (None, "") and flat.get("unet_lr") in (None, ""):
         notes.append("no learning_rate is named: sd-scripts' default of 2e-6 is taken")
     if flat.get("caption_extension") in (None, ""):

@@ -1,4 +1,4 @@
-"""Every setting of kohya's scripts that is known here: which is one of ours, which cannot change a LoRA, which is named.
+"""Every setting of kohya's scripts that is known here: one of ours, one that cannot change a LoRA, or one to name.
 
 Names as in sd-scripts' ``train_network.py``, ``library/train_util.py`` and ``library/config_util.py``, and as in
 lora-scripts' ``mikazuki/schema``. A key in none of these tables is named as left out.
@@ -61,25 +61,28 @@ ALIASES = {
 }
 
 # None of these changes which LoRA comes out.
-SILENT = frozenset(
+SILENT = frozenset({
     # where and how fast it is computed, not what
-    "cache_latents cache_text_encoder_outputs cache_text_encoder_outputs_to_disk vae_batch_size text_encoder_batch_size "
-    "max_data_loader_n_workers persistent_data_loader_workers xformers sdpa mem_eff_attn lowram highvram torch_compile "
-    "dynamo_backend ddp_timeout ddp_gradient_as_bucket_view ddp_static_graph cpu_offload_checkpointing "
-    "disable_mmap_load_safetensors skip_cache_check cache_info tokenizer_cache_dir blocks_to_swap fused_backward_pass "
+    "cache_latents", "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "vae_batch_size",
+    "text_encoder_batch_size", "max_data_loader_n_workers", "persistent_data_loader_workers", "xformers", "sdpa",
+    "mem_eff_attn", "lowram", "highvram", "torch_compile", "dynamo_backend", "ddp_timeout",
+    "ddp_gradient_as_bucket_view", "ddp_static_graph", "cpu_offload_checkpointing", "disable_mmap_load_safetensors",
+    "skip_cache_check", "cache_info", "tokenizer_cache_dir", "blocks_to_swap", "fused_backward_pass",
     # logs and uploads
-    "logging_dir log_with log_prefix log_config log_tracker_name log_tracker_config wandb_api_key wandb_run_name "
-    "console_log_level console_log_file console_log_simple huggingface_repo_id huggingface_repo_type "
-    "huggingface_path_in_repo huggingface_token huggingface_repo_visibility save_state_to_huggingface async_upload "
+    "logging_dir", "log_with", "log_prefix", "log_config", "log_tracker_name", "log_tracker_config",
+    "wandb_api_key", "wandb_run_name", "console_log_level", "console_log_file", "console_log_simple",
+    "huggingface_repo_id", "huggingface_repo_type", "huggingface_path_in_repo", "huggingface_token",
+    "huggingface_repo_visibility", "save_state_to_huggingface", "async_upload",
     # a run can always be resumed, and all checkpoints are kept
-    "save_state save_state_on_train_end save_last_n_steps save_last_n_epochs save_last_n_steps_state "
-    "save_last_n_epochs_state "
+    "save_state", "save_state_on_train_end", "save_last_n_steps", "save_last_n_epochs", "save_last_n_steps_state",
+    "save_last_n_epochs_state",
     # what is written into the file beside the weights
-    "save_model_as use_safetensors no_metadata training_comment metadata_title metadata_author metadata_description "
-    "metadata_license metadata_tags output_config config_file debug_dataset "
+    "save_model_as", "use_safetensors", "no_metadata", "training_comment", "metadata_title", "metadata_author",
+    "metadata_description", "metadata_license", "metadata_tags", "output_config", "config_file", "debug_dataset",
     # buckets are always on (a note says so where they were off); the form's own switches
-    "enable_bucket network_train_unet_only enable_preview prompt_file positive_prompts negative_prompts".split()
-)
+    "enable_bucket", "network_train_unet_only", "enable_preview", "prompt_file", "positive_prompts",
+    "negative_prompts",
+})  # fmt: skip
 # a value at which the setting changes nothing; False, "" and 0 are so for every key that is not in SAME
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "loss_type": ("l2",),

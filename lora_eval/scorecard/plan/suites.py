@@ -138,8 +138,8 @@ def _from_csv(path: Path, text: str) -> Suite:
     for found in table[1:]:
         if len(found.cells) < len(names) or any(found.cells[len(names) :]):
             raise ConfigError(
-                f"{path} row {found.line}: {len(found.cells)} cell(s), the header has {len(names)}; put quotation marks "
-                "round a text with a comma"
+                f"{path} row {found.line}: {len(found.cells)} cell(s), the header has {len(names)}; put quotation "
+                "marks round a text with a comma"
             )
         row: dict[str, Any] = {key: value for key, value in zip(names, found.cells, strict=False) if key}
         if not any(row.values()):
