@@ -16,6 +16,7 @@ ROOMS = [
     ("errors",),
     ("log",),
     ("files",),
+    ("reading",),
     ("i18n",),
     ("options",),
     ("statistics",),

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from lora_eval.dataset.captions import prepend_trigger, write_sidecar, write_table
@@ -20,6 +19,8 @@ from lora_eval.dataset.folder import Dataset, Item
 from lora_eval.dataset.images import open_picture
 from lora_eval.errors import ConfigError
 from lora_eval.files import ASSETS
+from lora_eval.reading.text import NotText, read_text
+from lora_eval.reading.yaml_text import YamlError, parse
 
 TERMS = ASSETS / "terms" / "general.yaml"
 Captioner = Callable[[Image.Image], str]
@@ -54,13 +55,25 @@ def load_terms(path: Path = TERMS) -> list[Group]:
     Raises:
         ConfigError: the file is missing or not of that form.
     """
+    path = Path(path)
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return [Group(str(n), str(g["prompt"]), tuple(str(t) for t in g["terms"])) for n, g in found.items()]
+        found = parse(read_text(path))
+        groups = [Group(str(n), _text(g["prompt"]), tuple(_text(t) for t in g["terms"])) for n, g in found.items()]
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; name a YAML of caption terms") from None
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+    except YamlError as error:
+        where = f" line {error.line}" if error.line else ""
+        raise ConfigError(f"{path}{where}: {error.problem}; correct the YAML") from None
+    except (NotText, AttributeError, KeyError, TypeError):
         raise ConfigError(f"{path} is no list of caption terms; write `name: {{prompt: ..., terms: [...]}}`") from None
+    return groups
+
+
+def _text(value: object) -> str:
+    """A term as written. Raises TypeError for null and truth values: without quotation marks they are no texts."""
+    if value is None or isinstance(value, (bool, list, dict)):
+        raise TypeError
+    return str(value)
 
 
 class ZeroShotCaptioner:

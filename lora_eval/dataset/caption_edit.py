@@ -17,8 +17,10 @@ from pathlib import Path
 
 from lora_eval.dataset.captions import find_replace, has_term, split_tags, tidy, write_sidecar, write_table
 from lora_eval.dataset.folder import CAPTION_COLUMNS, FILE_COLUMNS, Dataset, Item, read_sidecar
+from lora_eval.dataset.tables import layout
 from lora_eval.errors import DatasetError
 from lora_eval.files import write_text
+from lora_eval.reading.text import NotText, read_text
 
 FORMS = ("csv", "txt")
 _NewCaption = Callable[[str], "str | None"]
@@ -111,7 +113,7 @@ def captioned(dataset: Dataset, item: Item) -> bool:
     """Whether a person or program wrote this caption; a folder's name that stands in for one does not count."""
     if dataset.source == "table":
         return bool(item.caption.strip())
-    return bool((read_sidecar(item.path) or "").strip())
+    return bool((read_sidecar(item.path, dataset.extension) or "").strip())
 
 
 def changes(dataset: Dataset, after: Mapping[Path, str]) -> list[Change]:
@@ -137,7 +139,7 @@ def form_of(dataset: Dataset) -> str:
     """Where the folder's captions live: ``csv`` for a table, ``txt`` for sidecars and kohya's folders, else ``csv``."""
     if dataset.source == "table":
         return "csv"
-    sidecars = any(read_sidecar(item.path) is not None for item in dataset.items)
+    sidecars = any(read_sidecar(item.path, dataset.extension) is not None for item in dataset.items)
     return "txt" if sidecars or dataset.source == "folder names" else "csv"
 
 
@@ -180,8 +182,8 @@ def write_changes(dataset: Dataset, found: Sequence[Change], form: str | None = 
 def _rewritten(dataset: Dataset, table: Path, after: Mapping[Path, str]) -> str:
     """The table's text with new captions in it."""
     try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(table)
+    except (OSError, NotText) as error:
         raise DatasetError(f"cannot read {table} ({error}); the captions were not written") from None
     left = {dataset.name(path): caption for path, caption in after.items()}
     # what a row calls the picture need not be what a person is shown: both ways lead to the file
@@ -195,7 +197,10 @@ def _rewritten(dataset: Dataset, table: Path, after: Mapping[Path, str]) -> str:
                     return left.pop(key, None)
         return None
 
-    lines = _jsonl(text, caption_for) if table.suffix.lower() == ".jsonl" else _csv(text, caption_for)
+    ending = table.suffix.lower()
+    if ending == ".json":
+        raise DatasetError(f"{table} is written by kohya's scripts and is not changed; write the captions as txt")
+    lines = _jsonl(text, caption_for) if ending == ".jsonl" else _csv(table, text, caption_for)
     if left:
         raise DatasetError(f"{table} has no row for {sorted(left)[0]} any more; run the command again")
     return lines
@@ -215,25 +220,19 @@ def _jsonl(text: str, caption_for: _NewCaption) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _csv(text: str, caption_for: _NewCaption) -> str:
-    first = text.split("\n", 1)[0]
-    delimiter = next((mark for mark in (",", "\t", ";") if mark in first), ",")
-    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    head = [cell.strip().lower() for cell in next((row for row in rows if any(cell.strip() for cell in row)), [])]
-    file = next((head.index(name) for name in FILE_COLUMNS if name in head), None)
-    at = next((head.index(name) for name in CAPTION_COLUMNS if name in head), None)
-    # without a header the first two columns are file and caption
-    width = 2 if file is None or at is None else len(head)
-    file, at = (0, 1) if file is None or at is None else (file, at)
-    for row in rows:
-        caption = caption_for(row[file].strip()) if len(row) > file else None
-        if caption is None:
-            continue
-        if at == width - 1:
-            # an unquoted caption with commas lay over further columns; it is quoted from now on
-            del row[width:]
-        row += [""] * (at + 1 - len(row))
-        row[at] = caption
+def _csv(table: Path, text: str, caption_for: _NewCaption) -> str:
+    rows, delimiter, columns = layout(table, text)
     out = io.StringIO(newline="")
-    csv.writer(out, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
+    for number, row in enumerate(rows):
+        cells = list(row.cells)
+        name = cells[columns.file] if len(cells) > columns.file else ""
+        caption = None if number == 0 and columns.header else caption_for(name)
+        if caption is not None:
+            if columns.caption == columns.width - 1:
+                # an unquoted caption with commas lay over further columns; it is quoted from now on
+                del cells[columns.width :]
+            cells += [""] * (columns.caption + 1 - len(cells))
+            cells[columns.caption] = caption
+        writer.writerow(cells)
     return out.getvalue()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lora_eval.dataset.folder import Dataset, Item
+from lora_eval.dataset.sidecars import sidecars_of
 from lora_eval.errors import DatasetError
 from lora_eval.files import write_text
 
@@ -121,11 +122,9 @@ def estimate_tokens(caption: str) -> int:
     return total
 
 
-def write_sidecar(picture: Path, caption: str) -> Path:
+def write_sidecar(picture: Path, caption: str, extension: str = "") -> Path:
     """Write the caption beside its picture, into the sidecar that is there or a new ``.txt``. Raises RunError."""
-    path = next(
-        (p for s in (".txt", ".caption") if (p := picture.with_suffix(s)).is_file()), picture.with_suffix(".txt")
-    )
+    path = next(iter(sidecars_of(picture, extension)), picture.with_suffix("." + (extension.lstrip(".") or "txt")))
     write_text(path, caption.strip() + "\n")
     return path
 

@@ -119,6 +119,7 @@ def check(
     found += leakage(dataset, own, [looks[item.path] for item in held_out if item.path in looks])
     if encoder is not None:
         found += _variety(dataset, own, encoder)
+    found += _colours(dataset, own)
     found += _captions(dataset, trigger, count_tokens)
     found += _terms(dataset, [word for word in (trigger, class_word) if word])
     return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), one.code, one.picture, one.message))
@@ -142,12 +143,7 @@ def _look_at_all(
 
 def _folder(dataset: Dataset) -> list[Finding]:
     found = [Finding("error", p.code, p.picture, p.message, p.mend) for p in dataset.problems]
-    for path in dataset.unlisted:
-        message = f"not named in {dataset.table.name if dataset.table else 'the table'}, so it is not trained on"
-        found.append(Finding("warning", "unlisted picture", dataset.name(path), message, "add a row or remove it"))
-    for path in dataset.ignored:
-        mend = f"rename it to 1_{path.name} (repeats_name) to train on it"
-        found.append(Finding("warning", "ignored folder", dataset.name(path), "its pictures are not trained on", mend))
+    found += [Finding(one.severity, one.code, one.name, one.message, one.mend) for one in dataset.left_out]
     return found
 
 
@@ -224,6 +220,11 @@ def _light_and_focus(dataset: Dataset, looks: list[Look]) -> list[Finding]:
     return found
 
 
+def _colours(dataset: Dataset, looks: list[Look]) -> list[Finding]:
+    mend = "save it as sRGB"
+    return [Finding("warning", "colours", dataset.name(one.path), note, mend) for one in looks for note in one.notes]
+
+
 def _twins(dataset: Dataset, looks: list[Look]) -> list[Finding]:
     found = []
     for i, j in near_duplicates(looks):
@@ -279,8 +280,10 @@ def _captions(dataset: Dataset, trigger: str | None, count_tokens: Callable[[str
     found = []
     count = count_tokens or captions.estimate_tokens
     about = "" if count_tokens else "about "
-    empty = [item for item in dataset.items if not item.caption.strip()]
-    if len(empty) == len(dataset.items):
+    # a caption that cannot be read is a problem of its own
+    unread = {one.picture for one in dataset.problems if one.code == "unreadable caption"}
+    empty = [i for i in dataset.items if not i.caption.strip() and dataset.name(i.path) not in unread]
+    if empty and len(empty) == len(dataset.items):
         mend = "write metadata.csv or a .txt beside each picture"
         found.append(Finding("error", "no captions", "", "no picture has a caption", mend))
     else:

@@ -29,7 +29,8 @@ from lora_eval.host.protocol import BorrowedModel, Conditioning
 from lora_eval.log import logger
 
 CROPS = ((0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.25, 0.75), (0.75, 0.25))
-_FORMAT = "1"
+# 2: colours by profile
+_FORMAT = "2"
 _PROBE = "a photo of (a fox:1.2), [blurry], 1girl"
 _TEXT_BYTES = 256 << 20
 _CACHE_BYTES = 4 << 30

@@ -1,4 +1,4 @@
-"""Opening one picture the way a person sees it."""
+"""Opening one picture the way a person sees it. Every picture that is read goes through :func:`open_picture`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,33 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lora_eval.dataset.colour import Unreadable, bits_of, to_srgb
+from lora_eval.dataset.kinds import package_for
 from lora_eval.errors import DatasetError
+from lora_eval.log import logger
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
 
 
 def open_picture(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture as RGB: turned by its EXIF flag, transparency laid over white, first frame only.
+    """Read a picture as RGB in sRGB, see :func:`read_picture`; its notes are logged. Raises DatasetError."""
+    image, notes = read_picture(path, max_pixels)
+    for note in notes:
+        logger.warning("%s: %s", path, note)
+    return image
+
+
+def read_picture(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, list[str]]:
+    """Read a picture: turned by its EXIF flag, colours in sRGB, transparency laid over white, first frame only.
 
     Args:
         path: the file.
         max_pixels: larger pictures are refused before they are unpacked (a decompression bomb of a few
             kilobytes can ask for many gigabytes).
+
+    Returns:
+        The RGB picture, and what the file says of its colours and could not be followed (usually nothing).
 
     Raises:
         DatasetError: missing, empty, unreadable, truncated, too small (under 16 px) or too large.
@@ -36,13 +50,24 @@ def open_picture(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 raise DatasetError(
                     f"{path} is {width} x {height} pixels; use pictures of at least {MIN_SIDE} pixels a side"
                 )
+            bits = bits_of(image)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image) or image)
+            info = dict(image.info)
+            turned = ImageOps.exif_transpose(image) or image
+            turned.info = {**info, **turned.info}
+            return to_srgb(turned, bits)
+    except Unreadable as error:
+        raise DatasetError(f"{path}: it {error}; save it as an 8-bit or 16-bit PNG") from error
     except Image.DecompressionBombError as error:
         raise _too_large(path, "too many", max_pixels) from error
     except FileNotFoundError as error:
         raise DatasetError(f"{path} does not exist; correct the name or remove it from the table") from error
     except UnidentifiedImageError as error:
+        needed = package_for(path)
+        if needed:
+            raise DatasetError(
+                f"{path} needs the package {needed}; install it, or convert the picture to PNG"
+            ) from error
         raise DatasetError(f"{path} is not a picture that can be read; convert it to PNG or remove it") from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         # Pillow reports broken files of different formats by all of these
@@ -52,18 +77,6 @@ def open_picture(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def _too_large(path: Path, size: str, limit: int) -> DatasetError:
     return DatasetError(f"{path} has {size} pixels, more than {limit // 1_000_000} million; scale it down")
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow clips 16-bit grey at 255 instead of scaling it
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        return Image.fromarray(values.astype(np.uint8), "L").convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
 
 
 def to_grey(image: Image.Image, side: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from skimage.filters import laplace
 
-from lora_eval.dataset.images import open_picture, to_grey
+from lora_eval.dataset.images import read_picture, to_grey
 from lora_eval.files import file_sha256
 
 _SIDE = 256
@@ -30,6 +30,7 @@ class Look:
         contrast: standard deviation of grey or of the colour channel where it is largest, in [0, 0.5].
         hash: (64,) bool, :func:`perceptual_hash`.
         thumb: (32, 32, 3) float32 in [0, 1].
+        notes: what the file says of its colours and could not be followed, see :mod:`lora_eval.dataset.colour`.
     """
 
     path: Path
@@ -42,11 +43,12 @@ class Look:
     contrast: float
     hash: np.ndarray
     thumb: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def look(path: Path) -> Look:
     """Open and measure one picture. Raises DatasetError when it cannot be read."""
-    image = open_picture(path)
+    image, notes = read_picture(path)
     small = _shrink(image)
     grey = np.asarray(small.convert("L"), dtype=np.float32) / 255.0
     low, high = np.percentile(grey, (1, 99))
@@ -65,6 +67,7 @@ def look(path: Path) -> Look:
         float(clearest.std()),
         perceptual_hash(to_grey(image, _HASH_SIDE)),
         thumb,
+        tuple(notes),
     )
 
 

@@ -134,7 +134,7 @@ def _wanted(kind: type, limits: Mapping[str, Any]) -> str:
     if kind is bool:
         return "write true or false"
     if kind is str:
-        return "write a text"
+        return "write a text, in quotation marks where YAML takes it for something else"
     noun = "a whole number" if kind is int else "a number"
     low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
     if math.isinf(low) and math.isinf(high):

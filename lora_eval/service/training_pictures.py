@@ -74,7 +74,7 @@ def set_aside(folder: str, metadata: str | None, name: str) -> Path:
     Returns where the picture is now. Raises DatasetError, RunError.
     """
     from lora_eval.dataset.captions import write_table
-    from lora_eval.dataset.folder import SIDECARS
+    from lora_eval.dataset.sidecars import sidecars_of
 
     dataset = read(folder, metadata)
     item = next((item for item in dataset.items if dataset.name(item.path) == name), None)
@@ -91,9 +91,8 @@ def set_aside(folder: str, metadata: str | None, name: str) -> Path:
         write_table(dataset, [other for other in dataset.items if other is not item])
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for path in (item.path, *(item.path.with_suffix(suffix) for suffix in SIDECARS)):
-            if path.is_file():
-                shutil.move(path, target.with_suffix(path.suffix))
+        for path in (item.path, *sidecars_of(item.path)):
+            shutil.move(path, target.with_name(path.name))
     except OSError as error:
         raise RunError(f"{item.path} cannot be moved to {target.parent} ({error.strerror})") from None
     return target

@@ -15,6 +15,8 @@ import yaml
 from lora_eval.errors import ConfigError
 from lora_eval.files import write_text
 from lora_eval.options.option import bad_name, checked, option, resolution
+from lora_eval.reading.text import NotText, read_text
+from lora_eval.reading.yaml_text import YamlError, parse
 
 PRESETS = ("attention", "transformer", "full")
 OPTIMIZERS = ("adamw", "adamw8bit", "lion", "prodigy")
@@ -22,6 +24,7 @@ SCHEDULERS = ("constant", "linear", "cosine", "cosine_with_restarts")
 KINDS = ("style", "character", "object")
 DTYPES = ("fp16", "bf16", "fp32")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
+PATHS = ("train_data_dir", "metadata_path", "reg_data_dir", "base_model", "output_dir", "init_lora")
 
 
 @dataclass
@@ -30,6 +33,7 @@ class TrainConfig:
 
     Attributes:
         train_data_dir: folder of the pictures. metadata_path: table of captions (default: the folder's own).
+            caption_extension: read only captions beside the pictures that have this ending, and no table.
         reg_data_dir: regularisation pictures (the class without the concept), shown as often as the others in all;
             prior_loss_weight: weight of their loss.
         base_model: checkpoint to train on; WebUI hosts train on the model in memory and check its name.
@@ -55,7 +59,8 @@ class TrainConfig:
             every so many steps; None = about twenty times a run.
         early_stop: stop after so many validations without a new best loss; 0 = never.
         on_out_of_memory: smaller = go on with the next smaller settings of the same effective batch; stop = an error.
-        save_steps: checkpoint every so many steps; 0 = only at the end. save_dtype: of the files.
+        save_steps: checkpoint every so many steps; 0 = only at the end. save_epochs: also at the end of every so
+            many epochs. save_dtype: of the files.
         sample_prompts, sample_steps (every so many steps), samples_per_prompt, sample_seed, sample_negative, sampler,
             sampler_steps, sample_cfg: test pictures by the host's own sampler.
         measure_samples: measure them (fidelity, diversity, alignment). sample_early_stop: stop after so many measured
@@ -74,6 +79,9 @@ class TrainConfig:
         None,
         "Caption table",
         "metadata.csv with file name and prompt; empty: the folder's own, else .txt beside each picture",
+    )
+    caption_extension: str = option(
+        "", "Caption ending", "read only caption files with this ending; empty: .txt, then .caption"
     )
     reg_data_dir: str | None = option(
         None, "Regularisation pictures", "folder with the class without the concept; empty: none"
@@ -193,6 +201,9 @@ class TrainConfig:
         "steps; 100 to 200 are advised, so that the best can be gone back to",
         within=(0, 10_000_000),
     )
+    save_epochs: int = option(
+        0, "Checkpoint every (epochs)", "also at the end of so many epochs; 0: by steps alone", within=(0, 100_000)
+    )
     save_dtype: str = option("fp16", "Precision of files", "fp16 is what the WebUIs expect", choices=DTYPES)
     sample_prompts: list[str] = option(
         list, "Prompts of test pictures", "one a line; {trigger} and {class_word} are filled in"
@@ -227,6 +238,10 @@ class TrainConfig:
         for setting in fields(self):
             setattr(self, setting.name, checked(setting, hints[setting.name], getattr(self, setting.name)))
         self.resolution = resolution(self.resolution)
+        for name in PATHS:
+            if any(ord(sign) < 32 for sign in getattr(self, name) or ""):
+                # "data\new" in YAML's double quotes holds a line break
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, no path; write it in single quotes")
         if len(self.betas) != 2:
             raise ConfigError(f"betas is {self.betas!r}; write two numbers, for example [0.9, 0.999]")
         if self.conv_rank is not None and self.preset != "full":
@@ -281,35 +296,51 @@ def make_config(values: Mapping[str, Any]) -> TrainConfig:
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """``["epochs=5", "flip=true"]`` -> values as YAML reads them. Raises ConfigError for a pair without ``=``."""
-    values = {}
+    """``["epochs=5", "flip=true"]`` -> values as a config file has them; a text is taken as it is typed.
+
+    Raises:
+        ConfigError: a pair without ``=``, or a setting that is given twice.
+    """
+    values: dict[str, Any] = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
         if not sign or not name.strip():
             raise ConfigError(f"{pair!r} is not a setting; write key=value, for example epochs=5")
-        try:
-            values[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            values[name.strip()] = text
+        if name.strip() in values:
+            raise ConfigError(f"{name.strip()} is given twice; remove one of the two")
+        values[name.strip()] = _override(name.strip(), text)
     return values
 
 
+def _override(name: str, text: str) -> Any:
+    """The value of ``name=text``: a text setting verbatim, so that ``trigger=#1`` and ``name=007`` stay as typed."""
+    hint = typing.get_type_hints(TrainConfig).get(name)
+    plain = text.strip()
+    quoted = len(plain) > 1 and plain[0] == plain[-1] and plain[0] in "'\""
+    if hint in (str, str | None) and not quoted and plain not in ("null", "~"):
+        return plain
+    if hint == list[str] and not quoted and not plain.startswith("["):
+        return plain
+    try:
+        return parse(text)
+    except YamlError:
+        return text
+
+
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError naming file and line."""
+    """The mapping in a YAML file, read by :mod:`lora_eval.reading.yaml_text`. Raises ConfigError with file and line."""
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        values = parse(read_text(path))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; give the path of a training config") from None
-    except UnicodeDecodeError:
+    except NotText:
         raise ConfigError(f"{path} is not UTF-8 text; save it again as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or "not valid YAML"
-        raise ConfigError(f"{path}{where}: {reason}; correct the YAML") from None
+    except YamlError as error:
+        where = f" line {error.line}" if error.line else ""
+        raise ConfigError(f"{path}{where}: {error.problem}; correct the YAML") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -55,3 +55,8 @@ class Order:
         """Updates in ``epochs`` passes, ``accumulation`` batches each, at most ``max_steps``."""
         steps = -(-epochs * self.batches_per_epoch // accumulation)
         return steps if max_steps is None else min(steps, max_steps)
+
+    def ends_epoch(self, step: int, accumulation: int, every: int) -> bool:
+        """Whether update ``step`` (1-based) is the first one at whose end ``every`` more epochs are over."""
+        batches = every * self.batches_per_epoch
+        return step * accumulation // batches > (step - 1) * accumulation // batches

@@ -67,7 +67,7 @@ def check_model(config: TrainConfig, info: ModelInfo) -> None:
 
 def read_items(config: TrainConfig) -> tuple[Dataset, list[Item], list[str]]:
     """The pictures to use, captions completed by the trigger. Raises DatasetError."""
-    dataset = scan(config.train_data_dir, config.metadata_path)
+    dataset = scan(config.train_data_dir, config.metadata_path, config.caption_extension)
     dataset.require()
     empty = sum(not item.caption for item in dataset.items)
     notes = []
@@ -83,8 +83,9 @@ def read_items(config: TrainConfig) -> tuple[Dataset, list[Item], list[str]]:
             )
         else:
             notes.append(f"{empty} picture(s) have no caption and are trained with an empty prompt")
-    if dataset.unlisted:
-        notes.append(f"{len(dataset.unlisted)} picture(s) are not in {dataset.table} and are left out")
+    for one in dataset.left_out:
+        if one.severity == "warning":
+            notes.append(f"{one.name}: {one.message}; {one.mend}" if one.name else f"{one.message}; {one.mend}")
     return dataset, items, notes
 
 
@@ -95,7 +96,7 @@ def regular_items(config: TrainConfig, shown: int) -> tuple[list[Item], list[str
     """
     if not config.reg_data_dir:
         return [], []
-    dataset = scan(config.reg_data_dir)
+    dataset = scan(config.reg_data_dir, extension=config.caption_extension)
     dataset.require()
     used = dataset.items[:shown]
     each, more = divmod(shown, len(used))

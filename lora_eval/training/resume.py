@@ -29,6 +29,7 @@ MAY_CHANGE = frozenset(
         "epochs",
         "max_steps",
         "save_steps",
+        "save_epochs",
         "save_dtype",
         "early_stop",
         "validation_steps",

@@ -148,13 +148,21 @@ def _used(paths: RunPaths) -> bool:
     return False
 
 
-def check_space(paths: RunPaths, config: TrainConfig, parameters: int, steps: int, extra: Sequence[Path] = ()) -> None:
+def check_space(
+    paths: RunPaths,
+    config: TrainConfig,
+    parameters: int,
+    steps: int,
+    extra: Sequence[Path] = (),
+    epochs: float = 0.0,
+) -> None:
     """Make sure that the run can be written before it starts.
 
     Args:
         parameters: trainable numbers of the LoRA.
         steps: all steps of the run.
         extra: other folders that will be written to.
+        epochs: all epochs of the run.
 
     Raises:
         RunError: a folder cannot be written, or the disk lacks room for the checkpoints and the resume state.
@@ -168,6 +176,7 @@ def check_space(paths: RunPaths, config: TrainConfig, parameters: int, steps: in
         except OSError as error:
             raise write_error(folder, error) from error
     saves = 1 + (steps // config.save_steps if config.save_steps else 0)
+    saves += int(epochs // config.save_epochs) if config.save_epochs else 0
     # parameters, two moments and an average in fp32, twice while the new state replaces the old
     needed = parameters * (_BYTES[config.save_dtype] * saves + 4 * 4 * 2) + 20_000_000
     free = shutil.disk_usage(paths.folder).free

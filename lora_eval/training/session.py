@@ -87,7 +87,8 @@ class Session:
         self.total = order.total_steps(config.epochs, config.gradient_accumulation, config.max_steps)
         self.job.total = self.total
         numbers = sum(parameter.numel() for parameter in self.network.parameters())
-        check_space(paths, config, numbers, self.total)
+        epochs = self.total * config.gradient_accumulation / order.batches_per_epoch
+        check_space(paths, config, numbers, self.total, epochs=epochs)
         self._to_device(material)
         self.optimizer = make_optimizer(config, self.network.parameters())
         self.ema = Ema(self.network.parameters(), config.ema) if config.ema else None
@@ -244,7 +245,10 @@ class Session:
                 fixed = self.training_loss.measure(self.network)
                 held = self.validation.measure(self.network) if self.validation else None
         row = self._row(step, result, held, fixed)
-        if config.save_steps and step % config.save_steps == 0 and step < self.total:
+        due = bool(config.save_steps) and step % config.save_steps == 0
+        if config.save_epochs:
+            due = due or self.order.ends_epoch(step, config.gradient_accumulation, config.save_epochs)
+        if due and step < self.total:
             self.keeper.checkpoint(step)
         smooth = row["loss_smooth"]
         text = f"step {step}/{self.total}, loss {result.loss:.4f}"

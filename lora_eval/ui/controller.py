@@ -62,13 +62,12 @@ class Controller:
 
     def from_yaml(self, text: str) -> dict[str, Any]:
         """The text of a training config as settings, every one filled in. Raises ConfigError."""
-        import yaml
+        from lora_eval.reading.yaml_text import YamlError, parse
 
         try:
-            values = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f" in line {mark.line + 1}" if mark else ""
+            values = parse(text) or {}
+        except YamlError as error:
+            where = f" in line {error.line}" if error.line else ""
             raise ConfigError(f"this is not YAML{where}; write `key: value` lines") from None
         if not isinstance(values, dict):
             raise ConfigError("this is not a list of `key: value` lines; see the templates")

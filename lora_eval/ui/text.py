@@ -77,6 +77,7 @@ _ORDER: dict[str, tuple[str, ...]] = {
     ),
     "Checkpoints and test pictures": (
         "save_steps",
+        "save_epochs",
         "save_dtype",
         "sample_prompts",
         "sample_negative",
@@ -91,6 +92,7 @@ _ORDER: dict[str, tuple[str, ...]] = {
     ),
     "Files and folders": (
         "metadata_path",
+        "caption_extension",
         "output_dir",
         "base_model",
         "cache_latents_to_disk",

@@ -118,7 +118,7 @@ class TestFiles:
 
     def test_a_table_without_header_and_an_unquoted_caption(self, tmp_path: Path) -> None:
         pictures(tmp_path, "a.png", "b.png")
-        (tmp_path / "metadata.csv").write_text("a.png,red, fox\nb.png\n")
+        (tmp_path / "metadata.csv").write_text("a.png,red, fox\nb.png,\n")
         data = scan(tmp_path)
         after = {data.items[0].path: "blue, fox", data.items[1].path: "new"}
         write_changes(data, changes(data, after))

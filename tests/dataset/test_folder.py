@@ -97,9 +97,12 @@ def test_kohya_folders_give_repeats_and_their_name_where_no_caption_is(tmp_path:
     assert dataset.ignored == [tmp_path / "backup"]
 
 
-def test_pointing_at_the_numbered_folder_itself_keeps_its_repeats(tmp_path: Path) -> None:
+def test_pointing_at_the_numbered_folder_itself_shows_each_picture_once(tmp_path: Path) -> None:
+    """kohya's scripts read repeats of subfolders alone; people point at either level: bmaltais/kohya_ss#216, #986."""
     folder_with(tmp_path / "5_owl", ["a.png"])
-    assert scan(tmp_path / "5_owl").items == [Item(tmp_path / "5_owl" / "a.png", "owl", 5)]
+    dataset = scan(tmp_path / "5_owl")
+    assert dataset.items == [Item(tmp_path / "5_owl" / "a.png", "owl", 1)]
+    assert "5 times" in next(one.mend for one in dataset.left_out if one.code == "folder name")
 
 
 @given(st.integers(1, 9999), st.text(st.characters(codec="ascii", exclude_characters="\n\r"), max_size=20))
@@ -141,8 +144,19 @@ def test_unusable_folders_are_one_line(tmp_path: Path, make: object, message: st
     assert "\n" not in str(caught.value) and ";" in str(caught.value)
 
 
-def test_captions_in_another_encoding_are_refused_by_name(tmp_path: Path) -> None:
-    folder_with(tmp_path, ["a.png"])
+def test_captions_in_another_encoding_are_all_named(tmp_path: Path) -> None:
+    """Akegarasu/lora-scripts#218, #219, #440; kohya-ss/sd-scripts#513."""
+    folder_with(tmp_path, ["a.png", "b.png", "c.png"], c__txt="fox")
     (tmp_path / "a.txt").write_bytes("红狐".encode("gb18030"))
-    with pytest.raises(DatasetError, match=r"a\.txt is not UTF-8"):
-        scan(tmp_path)
+    (tmp_path / "b.txt").write_bytes(b"f\0o\0x\0")
+    dataset = scan(tmp_path)
+    assert [(p.code, p.picture) for p in dataset.problems] == [("unreadable caption", n) for n in ("a.png", "b.png")]
+    with pytest.raises(DatasetError, match=r"a\.txt is not UTF-8 .*; save it again as UTF-8 \(and 1 more"):
+        dataset.require()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_captions_whose_file_names_its_encoding_are_read(tmp_path: Path, encoding: str) -> None:
+    folder_with(tmp_path, ["a.png"])
+    (tmp_path / "a.txt").write_bytes("一只狐狸".encode(encoding))
+    assert scan(tmp_path).items[0].caption == "一只狐狸" and not scan(tmp_path).problems

@@ -32,7 +32,8 @@ LANGUAGES = [name for name in language.names() if name != language.ENGLISH]
 ERRORS_TOGETHER = {
     "{0} is {1}; {2}": ["{0} is {1}; write a whole number from {2} to {3}",
                         "{0} is {1}; write a number above {2} to {3}",
-                        "{0} is {1}; write one of {2}", "{0} is {1}; write true or false", "{0} is {1}; write a text"],
+                        "{0} is {1}; write one of {2}", "{0} is {1}; write true or false",
+                        "{0} is {1}; write a text, in quotation marks where YAML takes it for something else"],
     "{0} is empty; {1}": ["{0} is empty; write a whole number from {1} to {2}", "{0} is empty; write one of {1}"],
     " (did you mean ": [" (did you mean {0}?)"],
     "{0}, {1} of the start": ["step {0}/{1}, loss {2}, {3} of the start", "step {0}/{1}, loss {2}"],

@@ -83,6 +83,8 @@ ERRORS = (
     "dataset/encode.py",
     "dataset/folder.py",
     "dataset/images.py",
+    "dataset/sidecars.py",
+    "dataset/tables.py",
     *(
         "dataset/split.py",
         "host/webui/a1111.py",
@@ -118,6 +120,7 @@ ERRORS = (
         "training/keeping.py",
     ),
     "training/kohya.py",
+    "training/kohya_dataset.py",
     "training/memory.py",
     "training/negatives.py",
     "training/optim.py",
@@ -132,7 +135,10 @@ ERRORS = (
     "training/templates.py",
 )
 # whose findings and notes they read; texts that never change are in the WebUI's catalogue
-NOTES = ("dataset/captioning.py", "dataset/check.py", "training/kohya.py", "training/memory.py", "training/watch.py")
+NOTES = (
+    *("dataset/captioning.py", "dataset/check.py", "dataset/colour.py", "dataset/folder.py", "dataset/inventory.py"),
+    *("training/kohya.py", "training/memory.py", "training/watch.py"),
+)
 _SAID = re.compile(r"\w*Error|Diverged|Early|say|advance|Interrupted|Problem")
 _NOT = ("ValueError", "TypeError", "AttributeError", "KeyError")
 

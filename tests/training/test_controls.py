@@ -59,6 +59,7 @@ TOGETHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 ELSEWHERE = {
     "train_data_dir": "test_folder",
     "metadata_path": "test_folder",
+    "caption_extension": "test_folder_kinds",
     "base_model": "test_loop: bad input",
     "output_dir": "test_loop: the article's output folder",
     "name": "test_config: names",
@@ -75,7 +76,16 @@ ELSEWHERE = {
     "measure_samples": "test_watch",
     "sample_early_stop": "test_watch",
 }
-WRITTEN = {"save_steps", "save_dtype", "publish", "sample_prompts", "sample_steps", "sample_seed", "sample_negative"}
+WRITTEN = {
+    "save_steps",
+    "save_epochs",
+    "save_dtype",
+    "publish",
+    "sample_prompts",
+    "sample_steps",
+    "sample_seed",
+    "sample_negative",
+}
 WRITTEN |= {"sampler", "sampler_steps", "sample_cfg", "class_word", "kind", "trigger", "lora_rank"}
 
 

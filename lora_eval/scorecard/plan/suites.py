@@ -8,17 +8,17 @@ cloneofsimo/lora's ``evaluate_pipe``).
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lora_eval.errors import ConfigError
 from lora_eval.files import ASSETS
+from lora_eval.reading.table import DELIMITERS, TableError, records
+from lora_eval.reading.text import NotText, read_text
+from lora_eval.reading.yaml_text import YamlError, parse
 from lora_eval.scorecard.data import KINDS, ROLES, Element, Prompt
 
 FOLDER = ASSETS / "suites"
@@ -64,8 +64,8 @@ def read_suite(name_or_path: str | Path) -> Suite:
     if path.stat().st_size > MAX_FILE:
         raise ConfigError(f"{path} is larger than {MAX_FILE >> 20} MB; a prompt suite is a short table")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
+        text = read_text(path)
+    except NotText:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
@@ -99,11 +99,10 @@ def load_suite(
 
 def _from_yaml(path: Path, text: str) -> Suite:
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or 'syntax'})") from None
+        raw = parse(text)
+    except YamlError as error:
+        line = f", line {error.line}" if error.line else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({error.problem})") from None
     if isinstance(raw, list):
         raw = {"prompts": raw}
     if not isinstance(raw, dict) or not isinstance(raw.get("prompts"), list):
@@ -118,9 +117,14 @@ def _from_yaml(path: Path, text: str) -> Suite:
 
 def _from_csv(path: Path, text: str) -> Suite:
     """Columns as the YAML keys; ``element``/``swap``/``foils`` (foils split by ``|``) give one element."""
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, strict=False)
-    names = [str(name or "").strip().lower() for name in (reader.fieldnames or [])]
+    head = next((line for line in text.splitlines() if line.strip()), "").lower()
+    cells = {mark: [cell.strip(' "') for cell in head.split(mark)] for mark in DELIMITERS}
+    named = [mark for mark in DELIMITERS if {"text", "prompt"} & set(cells[mark])]
+    try:
+        table = records(text, "\t" if path.suffix.lower() == ".tsv" else next(iter(named), ","))
+    except TableError as error:
+        raise ConfigError(f"{path} row {error.line}: {error.problem}; correct it or save it again as CSV") from None
+    names = [name.lower() for name in table[0].cells] if table else []
     if "text" not in names and "prompt" in names:
         names[names.index("prompt")] = "text"
     if "text" not in names:
@@ -128,10 +132,16 @@ def _from_csv(path: Path, text: str) -> Suite:
     allowed = _KEYS - {"elements"} | {"element", "swap", "foils"}
     if unknown := [name for name in names if name and name not in allowed]:
         raise ConfigError(f'{path}: unknown column "{unknown[0]}"; a suite has {", ".join(sorted(allowed))}')
-    reader.fieldnames = names
+    if doubled := [name for name in names if name and names.count(name) > 1]:
+        raise ConfigError(f'{path}: two columns "{doubled[0]}"; remove one')
     rows: list[dict[str, Any]] = []
-    for found in reader:
-        row: dict[str, Any] = {key: value.strip() for key, value in found.items() if key and isinstance(value, str)}
+    for found in table[1:]:
+        if len(found.cells) < len(names) or any(found.cells[len(names) :]):
+            raise ConfigError(
+                f"{path} row {found.line}: {len(found.cells)} cell(s), the header has {len(names)}; put quotation "
+                "marks round a text with a comma"
+            )
+        row: dict[str, Any] = {key: value for key, value in zip(names, found.cells, strict=False) if key}
         if not any(row.values()):
             continue
         swap, foils, name = row.pop("swap", ""), row.pop("foils", ""), row.pop("element", "")

@@ -1,0 +1,1 @@
+"""Text files that people or other programs wrote: encodings, YAML and delimited tables, read without a change."""
