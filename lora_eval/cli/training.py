@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import asdict
 
 from lora_eval.cli import common
@@ -83,10 +84,29 @@ def curve(arguments: argparse.Namespace) -> int:
         averaged=history.averaged,
     )
     if arguments.json:
-        print(json.dumps({**asdict(found), "source": history.source}, indent=2, ensure_ascii=False))
+        read = {
+            "files": [str(file) for file in history.files],
+            "unit": history.unit,
+            "points": len(history.step),
+            "validations": len(history.val_step),
+            "parts": history.parts,
+            "notes": history.notes,
+        }
+        print(json.dumps({**asdict(found), "source": history.source, "read": read}, indent=2, ensure_ascii=False))
     else:
-        since = "" if found.since_step is None else f" since step {found.since_step}"
-        print(f"{found.state}{since}: {found.reason}")
+        reason = found.reason
+        if history.unit == "epoch":
+            # the diagnosis counts in the unit of its input and calls it a step
+            reason = re.sub(r"\bstep(s?) (\d)", r"epoch\1 \2", reason)
+        since = "" if found.since_step is None else f" since {history.unit} {found.since_step}"
+        print(f"{found.state}{since}: {reason}")
+        where = ", ".join(str(file) for file in history.files)
+        span = f" ({history.unit} {history.step[0]:g} to {history.step[-1]:g})" if len(history.step) else ""
+        joined = f", {history.parts} parts joined" if history.parts > 1 else ""
+        counts = f"{len(history.step)} points{span}, {len(history.val_step)} validations{joined}"
+        print(f"read: {where}: {history.source}: {counts}")
+        for note in history.notes:
+            print(f"note: {note}")
     if found.state == "too short":
         return FAILED
     return GOOD if found.state in ("converged", "still falling") else BAD

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,8 +125,11 @@ def diagnose(
     Args:
         step: (n,) steps of ``loss``; any order.
         loss: (n,) training loss. NaN means the loss was NaN, unless ``val_loss`` has a value in the same row.
+            Values that are not finite and are followed by finite ones are left out and counted in ``reason``;
+            a curve that ends with such values has diverged.
         val_loss: validation loss on fixed pictures, noise and timesteps: (n,) beside ``loss`` with NaN
-            where it was not evaluated, or (m,) with its own ``val_step``. Step 0 is its reference.
+            where it was not evaluated, or (m,) with its own ``val_step``, where NaN means that it was NaN.
+            Step 0 is its reference.
         samples: scores of what was drawn at the checkpoints. With them, "overfit" needs one of them to
             have fallen too; without, validation alone decides.
         val_step: (m,) steps of ``val_loss``.
@@ -155,12 +158,42 @@ def diagnose(
             # one table: a row of validation alone is no NaN loss
             only = ~np.isfinite(loss) & np.isfinite(v_loss)
             step, loss = step[~only], loss[~only]
-        kept = ~np.isnan(v_loss)
+        kept = ~np.isnan(v_loss) if val_step is None else np.ones(v_loss.shape, dtype=bool)
         order = np.argsort(v_step[kept], kind="stable")
         v_step, v_loss, v_error = v_step[kept][order], v_loss[kept][order], v_error[kept][order]
     steps, losses = np.asarray(step, dtype=float), np.asarray(loss, dtype=float)
     order = np.argsort(steps, kind="stable")
-    return _diagnose(steps[order], losses[order], v_step, v_loss, v_error, samples, averaged)
+    steps, losses = steps[order], losses[order]
+    for at, values in ((steps, losses), (v_step, v_loss)):
+        lost = _lost_from(at, values)
+        if lost is not None:
+            return Diagnosis("diverged", lost, f"the loss is not a number from step {lost} on", n=len(values))
+    notes = _gaps(steps, losses, "training") + _gaps(v_step, v_loss, "validation")
+    whole, v_whole = np.isfinite(losses), np.isfinite(v_loss)
+    found = _diagnose(
+        steps[whole], losses[whole], v_step[v_whole], v_loss[v_whole], v_error[v_whole], samples, averaged
+    )
+    return replace(found, reason=found.reason + notes) if notes else found
+
+
+def _lost_from(step: np.ndarray, loss: np.ndarray) -> int | None:
+    """First step of the values that are not finite up to the end; None where the last value is finite."""
+    if not len(loss) or np.isfinite(loss[-1]):
+        return None
+    whole = np.flatnonzero(np.isfinite(loss))
+    return int(step[whole[-1] + 1 if whole.size else 0])
+
+
+def _gaps(step: np.ndarray, loss: np.ndarray, name: str) -> str:
+    """What the reason says of values that were not finite and after which the loss went on; empty without any."""
+    broken = step[~np.isfinite(loss)]
+    if not broken.size:
+        return ""
+    count, first, last = len(broken), int(broken[0]), int(broken[-1])
+    return (
+        f"; {count} of {len(loss)} {name} values were not a number (steps {first} to {last}) and are left out: "
+        "the loss recovered"
+    )
 
 
 def _diagnose(
@@ -173,10 +206,6 @@ def _diagnose(
     averaged: bool,
 ) -> Diagnosis:
     n, m = len(loss), len(v_loss)
-    broken = ~np.isfinite(loss)
-    if broken.any() or np.isinf(v_loss).any():
-        first = step[broken][0] if broken.any() else v_step[np.isinf(v_loss)][0]
-        return Diagnosis("diverged", int(first), f"the loss is not a number from step {int(first)} on", n=n)
     by_validation = m >= EVALUATIONS_NEEDED
     if n < STEPS_NEEDED and not by_validation:
         text = (

@@ -1,66 +1,33 @@
-"""Loss histories from anywhere: our ``history.csv``, TensorBoard event files, kohya's text log.
+"""Loss histories from anywhere: our ``history.csv``, TensorBoard event files, tables and console logs of trainers.
 
-Which tag holds the loss differs from trainer to trainer; the tables below know the common ones.
+``trainers.py`` has the names, ``parts.py`` joins what a resume took apart.
 """
 
 from __future__ import annotations
 
-import csv
+import codecs
 import math
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from lora_eval.errors import RunError
+from lora_eval.training.console import read_console
 from lora_eval.training.events import read_scalars
-
-EVENT_MARK = "tfevents"
-# most telling first: kohya's own running average hides the steps that the diagnosis wants to see
-TRAIN_TAGS = (
-    "loss/debiased",
-    "loss/current",
-    "loss/step",
-    "loss/train",
-    "train/loss",
-    "train_loss",
-    "loss",
-    "loss/average",
-    "loss/epoch",
-    "loss/epoch_average",
+from lora_eval.training.parts import LossHistory, Record, make_history
+from lora_eval.training.tables import find_header, read_table
+from lora_eval.training.trainers import (
+    VALIDATION_FAMILY,
+    is_average,
+    is_loss,
+    rate_name,
+    train_name,
+    validation_name,
 )
-VALIDATION_TAGS = (
-    "loss/validation/epoch_average", "loss/validation/step_average", "loss/validation/epoch_current",
-    "loss/validation/step_current", "loss/validation", "loss/val", "val/loss", "val_loss", "validation_loss",
-    "validation/loss",
-)  # fmt: skip
-RATE_TAGS = ("lr/unet", "lr/group0", "lr/textencoder", "lr", "learning_rate")
 
-
-@dataclass
-class LossHistory:
-    """A loss by step and, where there is one, a validation loss with steps of its own.
-
-    Attributes:
-        step, loss: (n,) training loss; a loss that was written as NaN stays NaN. Where the table has
-            ``loss_debiased`` (each timestep's loss over the base model's there), that is taken: most of
-            the timestep noise is gone from it.
-        val_step, val_loss: (m,) validation loss, empty where none was kept.
-        val_error: (m,) standard error of ``val_loss``, empty where unknown.
-        lr: (n,) learning rate, NaN where unknown.
-        source: what was read, for the report, for example ``TensorBoard loss/current``.
-        averaged: the loss is a running average already, so its noise says nothing.
-    """
-
-    step: np.ndarray
-    loss: np.ndarray
-    val_step: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    val_loss: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    val_error: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    lr: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    source: str = ""
-    averaged: bool = False
+__all__ = ["LossHistory", "read_history"]
+EVENT_MARK = "tfevents"
+# a counter of epochs ends at less than this part of the steps: an epoch of one step needs no conversion
+EPOCH_RATIO = 1.5
 
 
 def read_history(path: Path | str) -> LossHistory:
@@ -84,13 +51,27 @@ def read_history(path: Path | str) -> LossHistory:
     if EVENT_MARK in path.name:
         return _from_events([path])
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        text = _decoded(path.read_bytes())
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from None
-    header = text.lstrip("\ufeff").split("\n", 1)[0].lower()
-    if "step" in header and "loss" in header and "," in header and "%|" not in header:
-        return _from_csv(path, text.lstrip("\ufeff"))
-    return _from_text(path, text)
+    header = find_header(text)
+    return read_console(path, text) if header is None else read_table(path, text, header)
+
+
+def _decoded(data: bytes) -> str:
+    """UTF-8, or UTF-16 as PowerShell's ``>`` and ``Tee-Object`` write it, with or without its mark."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace")
+    # half of the bytes of western text in UTF-16 are zero
+    if data[:400].count(0) * 4 > len(data[:400]):
+        return data.decode("utf-16-le" if data[1:400:2].count(0) > data[:400:2].count(0) else "utf-16-be", "replace")
+    return data.decode("utf-8-sig", errors="replace")
+
+
+def _written(file: Path) -> tuple[int, str]:
+    """Order of event files: the second in the name (``events.out.tfevents.SECONDS.host``), else that of the file."""
+    found = re.search(rf"{EVENT_MARK}\.(\d+)", file.name)
+    return (int(found[1]) if found else int(file.stat().st_mtime)), str(file)
 
 
 def _from_folder(folder: Path) -> LossHistory:
@@ -100,8 +81,15 @@ def _from_folder(folder: Path) -> LossHistory:
     events = sorted(file for file in folder.rglob(f"*{EVENT_MARK}*") if file.is_file())
     if events:
         # a restarted run has several files in one folder; several runs lie in several folders
-        newest = max(events, key=lambda file: (file.stat().st_mtime, str(file))).parent
-        return _from_events([file for file in events if file.parent == newest])
+        newest = max(events, key=_written).parent
+        history = _from_events(sorted((file for file in events if file.parent == newest), key=_written))
+        others = sorted({str(file.parent.relative_to(folder)) for file in events if file.parent != newest})
+        if others:
+            history.notes.append(
+                f"{folder} holds {len(others) + 1} log folders; the newest, {newest.relative_to(folder)}, was read; "
+                f"left out: {', '.join(others[:4])}{' ...' if len(others) > 4 else ''}; name one of them to read it"
+            )
+        return history
     tables = sorted(folder.rglob("history.csv"))
     if len(tables) == 1:
         return read_history(tables[0])
@@ -110,106 +98,82 @@ def _from_folder(folder: Path) -> LossHistory:
     raise RunError(f"{folder} holds no history.csv and no TensorBoard event file; name the log folder of the training")
 
 
-def _number(text: str | None) -> float | None:
-    """A cell as a number; None for an empty one, NaN for one that says so."""
-    text = (text or "").strip()
-    if not text:
-        return None
-    return float(text)
-
-
-def _from_csv(path: Path, text: str) -> LossHistory:
-    rows = list(csv.DictReader(text.splitlines()))
-    names = {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
-    if "step" not in names or "loss" not in names:
-        raise RunError(f"{path} needs the columns step and loss; found {', '.join(names) or 'no row'}")
-    validation = next((names[n] for n in ("val_loss", "validation_loss", "loss/val") if n in names), None)
-    rate = next((names[n] for n in ("lr", "learning_rate", "lr/unet") if n in names), None)
-    debiased, deviation = names.get("loss_debiased"), names.get("val_se")
-    train: list[tuple[float, float, float]] = []
-    val: list[tuple[float, float]] = []
-    plain: list[tuple[float, float, float]] = []
-    errors: dict[float, float] = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            step, loss = _number(row[names["step"]]), _number(row[names["loss"]])
-            val_loss = _number(row[validation]) if validation else None
-            lr = _number(row[rate]) if rate else None
-            better = _number(row[debiased]) if debiased else None
-            error = _number(row[deviation]) if deviation else None
-        except ValueError as problem:
-            raise RunError(f"{path}, line {number}: {problem}; every cell must be a number or empty") from None
-        if step is None:
-            raise RunError(f"{path}, line {number}: no step; every line needs one")
-        if loss is not None:
-            plain.append((step, loss, math.nan if lr is None else lr))
-            if better is not None:
-                # a loss that is NaN must not hide behind an older clean column
-                train.append((step, better if math.isfinite(loss) else loss, plain[-1][2]))
-        if val_loss is not None:
-            val.append((step, val_loss))
-            errors[step] = math.nan if error is None else error
-    usable = len(train) == len(plain)
-    history = _history(
-        path, train if usable else plain, val, path.name + (" (loss_debiased)" if usable and debiased else "")
-    )
-    history.val_error = np.array([errors[step] for step in history.val_step], dtype=float)
-    return history
-
-
-def _history(
-    path: Path,
-    train: list[tuple[float, float, float]],
-    val: list[tuple[float, float]],
-    source: str,
-    averaged: bool = False,
-) -> LossHistory:
-    if not train and not val:
-        raise RunError(f"{path} holds no loss; name the log of a training that has begun")
-    # a resumed training writes some steps twice; what was written last is what the file went on from
-    last = {step: (loss, lr) for step, loss, lr in train}
-    last_val = dict(val)
-    steps, val_steps = sorted(last), sorted(last_val)
-    return LossHistory(
-        np.array(steps, dtype=float),
-        np.array([last[s][0] for s in steps], dtype=float),
-        np.array(val_steps, dtype=float),
-        np.array([last_val[s] for s in val_steps], dtype=float),
-        lr=np.array([last[s][1] for s in steps], dtype=float),
-        source=source,
-        averaged=averaged,
-    )
-
-
-_PROGRESS = re.compile(r"(\d+)/\d+ \[[^\]]*?(avr_loss|avg_loss|loss|train_loss)=([-+0-9.eE]+|nan|inf)")
-
-
-def _from_text(path: Path, text: str) -> LossHistory:
-    """Progress lines of kohya and its kin: tqdm with ``avr_loss=`` (a running average) or ``loss=``."""
-    found = [(float(m[1]), float(m[3]), m[2]) for m in _PROGRESS.finditer(text.replace("\r", "\n"))]
-    if not found:
-        raise RunError(f"{path} is neither a history.csv, an event file nor a log with loss= in its progress lines")
-    averaged = any(name in ("avr_loss", "avg_loss") for _, _, name in found)
-    train = [(step, loss, math.nan) for step, loss, name in found if (name in ("avr_loss", "avg_loss")) == averaged]
-    return _history(path, train, [], "progress lines" + (" (running average)" if averaged else ""), averaged)
-
-
 def _from_events(paths: list[Path]) -> LossHistory:
-    scalars: dict[str, list[tuple[float, float]]] = {}
+    """One training and one validation tag of event files of one run, in the order written."""
+    scalars: dict[str, list[tuple[int, float, float]]] = {}
+    place = 0
     for path in paths:
         for tag, step, value in read_scalars(path):
-            scalars.setdefault(tag, []).append((float(step), value))
-    train_tag = next((tag for tag in TRAIN_TAGS if tag in scalars), None) or next(
-        (t for t in sorted(scalars) if "loss" in t.lower() and "val" not in t.lower() and "diverg" not in t.lower()),
-        None,
-    )
-    # kohya may log both by step and by epoch: the finer one says more
-    val_tag = max((tag for tag in VALIDATION_TAGS if tag in scalars), key=lambda tag: len(scalars[tag]), default=None)
+            scalars.setdefault(tag, []).append((place, float(step), value))
+            place += 1
+    train_tag, val_tag = train_name(scalars), validation_name(scalars)
     if train_tag is None and val_tag is None:
         tags = ", ".join(sorted(scalars)[:6])
         raise RunError(f"{paths[0].parent} logs no loss (tags: {tags or 'none'}); name the log folder of the training")
-    rate_tag = next((tag for tag in RATE_TAGS if tag in scalars), None)
-    rates = dict(scalars.get(rate_tag or "", []))
-    train = [(step, loss, rates.get(step, math.nan)) for step, loss in scalars.get(train_tag or "", [])]
+    train = scalars.get(train_tag or "", [])
+    concepts = [tag for tag in scalars if tag.startswith(VALIDATION_FAMILY)] if val_tag == VALIDATION_FAMILY else []
+    val = _mean([scalars[tag] for tag in concepts]) if concepts else scalars.get(val_tag or "", [])
+    if concepts:
+        val_tag = concepts[0] if len(concepts) == 1 else f"{VALIDATION_FAMILY}* (mean of {len(concepts)})"
+    notes: list[str] = []
+    by_epoch = "epoch" in (train_tag or val_tag or "") and not (train and "epoch" not in (train_tag or ""))
+    if train and val and not by_epoch and "epoch" in (val_tag or ""):
+        val = _epochs_to_steps(train, val, val_tag or "", notes)
+    rate_tag = rate_name(scalars)
+    rates = {step: value for _, step, value in scalars.get(rate_tag or "", [])}
+    placed = [(at, Record(step, loss, lr=rates.get(step, math.nan))) for at, step, loss in train]
+    placed += [(at, Record(step, loss, True)) for at, step, loss in val]
+    placed.sort(key=lambda item: item[0])
     source = f"TensorBoard {train_tag or val_tag}" + (f", {val_tag}" if val_tag and train_tag else "")
-    return _history(paths[0], train, scalars.get(val_tag or "", []), source, averaged="average" in (train_tag or ""))
+    history = make_history(paths, [r for _, r in placed], source, is_average(train_tag or ""))
+    # a tag of epochs that counts as many as there are steps elsewhere is written by step in fact
+    others = max((s for tag, rows in scalars.items() if tag not in (train_tag, val_tag) for _, s, _ in rows), default=0)
+    if by_epoch and others <= float(max(history.step, default=0.0)) * EPOCH_RATIO:
+        history.unit = "epoch"
+    history.notes += notes
+    left = [
+        f"{tag} ({len(rows)})"
+        for tag, rows in sorted(scalars.items())
+        if is_loss(tag) and tag not in (train_tag, val_tag, *concepts)
+    ]
+    if left:
+        history.notes.append(f"left out, with their numbers of points: {', '.join(left)}")
+    return history
+
+
+def _mean(series: list[list[tuple[int, float, float]]]) -> list[tuple[int, float, float]]:
+    """Mean over concepts at each step that all of them have, at the place of the last one."""
+    values: dict[float, list[tuple[int, float]]] = {}
+    for rows in series:
+        for at, step, value in rows:
+            values.setdefault(step, []).append((at, value))
+    return [
+        (max(at for at, _ in found), step, sum(value for _, value in found) / len(found))
+        for step, found in sorted(values.items())
+        if len(found) == len(series)
+    ]
+
+
+def _epochs_to_steps(
+    train: list[tuple[int, float, float]], val: list[tuple[int, float, float]], tag: str, notes: list[str]
+) -> list[tuple[int, float, float]]:
+    """Validation counted in epochs, in steps: the training step that was written last before it.
+
+    kohya's ``epoch_logging`` writes the epoch as TensorBoard's step (kohya-ss/sd-scripts, train_network.py).
+    """
+    last = max(step for _, step, _ in train)
+    if max(step for _, step, _ in val) * EPOCH_RATIO > last:
+        return val
+    at, result = 0, []
+    for place, _, value in val:
+        while at < len(train) and train[at][0] < place:
+            at += 1
+        result.append((place, train[at - 1][1] if at else 0.0, value))
+    if len({step for _, step, _ in result}) < len(val) and len({epoch for _, epoch, _ in val}) == len(val):
+        # written apart from the steps: the epochs are of even length
+        length = last / max(epoch for _, epoch, _ in val)
+        result = [(place, epoch * length, value) for place, epoch, value in val]
+        notes.append(f"{tag} counts epochs; taken as {length:g} steps each, the last one as whole")
+    else:
+        notes.append(f"{tag} counts epochs; each was put at the training step written before it")
+    return result

@@ -115,9 +115,35 @@ def test_validation_and_training_rising_together_is_divergence() -> None:
 
 def test_a_loss_that_is_nan_has_diverged_at_that_step() -> None:
     step, loss = quiet(np.ones(200))
-    loss[120] = np.nan
+    loss[50], loss[120:] = np.nan, np.nan
     found = diagnose(step, loss)
     assert found.state == "diverged" and found.since_step == 121
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("at", [[0], [200], [200, 201], [40, 200, 398]])
+def test_a_loss_that_recovers_from_nan_is_judged_by_the_rest_and_the_gap_is_counted(bad: float, at: list[int]) -> None:
+    """A GradScaler skips such a step and the training goes on; bmaltais/kohya_ss#2701, kohya-ss/sd-scripts#293."""
+    step, loss = falling_train()
+    sound = diagnose(step, loss)
+    loss = loss.copy()
+    loss[at] = bad
+    found = diagnose(step, loss)
+    assert found.state == sound.state
+    words = (
+        f"{len(at)} of {len(loss)} training values were not a number (steps {step[at[0]]:.0f} to {step[at[-1]]:.0f})"
+    )
+    assert words in found.reason and "recovered" in found.reason and "not a number" not in sound.reason
+
+
+def test_a_validation_that_is_nan_is_counted_and_one_that_stays_nan_has_diverged() -> None:
+    val = 0.1 * (0.6 + 0.4 * np.exp(-AT / 60))
+    val[3] = np.nan
+    found = diagnose(*falling_train(), val, val_step=AT)
+    assert found.state == "converged" and f"1 of {len(AT)} validation values were not a number" in found.reason
+    val[-2:] = np.nan
+    found = diagnose(*falling_train(), val, val_step=AT)
+    assert found.state == "diverged" and found.since_step == AT[-2]
 
 
 def test_a_row_of_validation_alone_is_no_nan_loss() -> None:
