@@ -36,10 +36,10 @@ class Body(pydantic.BaseModel):
 
 def _strict(hint: Any) -> Any:
     """A setting's type as strict pydantic has it, None allowed."""
-    parts = [part for part in typing.get_args(hint) if part is not type(None)] or [hint]
     if typing.get_origin(hint) is list:
-        return list[_STRICT[parts[0]]] | None  # type: ignore[valid-type, misc]
-    return _STRICT[parts[0]] | None if parts[0] in _STRICT else Any
+        return list[_STRICT[typing.get_args(hint)[0]]] | None  # type: ignore[valid-type, misc]
+    kind = inner_type(hint)
+    return _STRICT[kind] | None if kind in _STRICT else Any
 
 
 _SETTINGS: dict[str, Any] = {name: (_strict(hint), None) for name, hint in typing.get_type_hints(TrainConfig).items()}

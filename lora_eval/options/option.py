@@ -56,6 +56,18 @@ def inner_type(hint: Any) -> Any:
     return hint
 
 
+def in_range(value: float, about: Mapping[str, Any]) -> bool:
+    """Whether a number lies in the range of an option's metadata, an open end itself left out; NaN does not."""
+    low, high = about.get("low", -math.inf), about.get("high", math.inf)
+    at_open_end = (about.get("open_low") and value == low) or (about.get("open_high") and value == high)
+    return low <= value <= high and not at_open_end
+
+
+def is_multiple(value: float, about: Mapping[str, Any]) -> bool:
+    """Whether a number is a multiple of what an option's metadata asks for; any number is where it asks for none."""
+    return "multiple" not in about or value % about["multiple"] == 0
+
+
 def bad_name(name: str) -> str:
     """Why a LoRA cannot be called so; "" when it can."""
     if not name.strip() or name.strip(". ") != name:
@@ -69,8 +81,7 @@ def bad_name(name: str) -> str:
 def checked(setting: Field[Any], hint: Any, value: Any) -> Any:
     """``value`` as the type that ``hint`` (resolved) asks for, within the setting's range. Raises ConfigError."""
     optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    if optional:
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    hint = inner_type(hint)
     kind, name, limits = typing.get_origin(hint) or hint, setting.name, setting.metadata
     if hint is Any:
         return value
@@ -118,12 +129,7 @@ def _scalar(name: str, kind: type, limits: Mapping[str, Any], value: Any) -> Any
         raise wrong
     if kind is int and value != int(value):
         raise wrong
-    low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
-    if (
-        not low <= value <= high
-        or (limits.get("open_low") and value == low)
-        or (limits.get("open_high") and value == high)
-    ):
+    if not in_range(value, limits):
         raise wrong
     return kind(value)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from lora_eval.errors import ConfigError
-from lora_eval.options.option import inner_type
+from lora_eval.options.option import in_range, inner_type, is_multiple
 from lora_eval.scorecard.plan.plan import DEFAULT_AXES
 from lora_eval.scorecard.plan.presets import ADAPTIVE
 from lora_eval.scorecard.plan.ranges import parse_int_range, parse_places, parse_range
@@ -100,11 +100,10 @@ def _read(name: str, value: Any) -> Any:
         return words
     low, high, number = about["low"], about["high"], _number(words)
     whole = inner_type(_HINTS[name]) is int
-    if not low <= number <= high or (whole and number != int(number)):
+    if not in_range(number, about) or (whole and number != int(number)):
         if whole:
             raise ConfigError(f"{name} is {words!r}; write a whole number from {low:g} to {high:g}, or leave it empty")
         raise ConfigError(f"{name} is {words!r}; write a number from {low:g} to {high:g}, or leave it empty")
-    multiple = about.get("multiple", 1)
-    if multiple > 1 and number % multiple:
-        raise ConfigError(f"{name} is {words}; write a multiple of {multiple}, or leave it empty")
+    if not is_multiple(number, about):
+        raise ConfigError(f"{name} is {words}; write a multiple of {about['multiple']}, or leave it empty")
     return int(number) if whole else number

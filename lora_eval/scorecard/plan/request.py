@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_eval.errors import ConfigError
 from lora_eval.host.protocol import Sampling
-from lora_eval.options.option import option
+from lora_eval.options.option import in_range, is_multiple, option
 from lora_eval.scorecard.data import KINDS
 from lora_eval.scorecard.plan.plan import AXES, check_axes
 from lora_eval.scorecard.plan.presets import NAMES
@@ -55,15 +55,12 @@ class ScoreRequest:
         group="what",
         path="with a suffix",
     )
-    preset: str = option(
-        "standard", "Preset", "how much is drawn: more pictures, narrower intervals", choices=NAMES, refused_by="plan"
-    )
+    preset: str = option("standard", "Preset", "how much is drawn: more pictures, narrower intervals", choices=NAMES)
     kind: str | None = option(
         None,
         "What it should have learnt",
         "from the LoRA: what its training said",
         choices=KINDS,
-        refused_by="plan",
     )
     trigger: str | None = option(None, "Trigger", "empty: from the LoRA", group="what")
     class_word: str | None = option(
@@ -115,14 +112,12 @@ class ScoreRequest:
         "Budget",
         "the most that is drawn; it looks where it matters; empty: a third of the thorough grid",
         metavar="N",
-        refused_by="estimate",
     )
     minutes: float | None = option(
         None,
         "Budget in minutes",
         "the same as a time, by the speed of the latest run; empty: no limit",
         metavar="N",
-        refused_by="estimate",
     )
 
     def __post_init__(self) -> None:
@@ -145,17 +140,14 @@ def check_number(name: str, value: Any, about: Mapping[str, Any]) -> None:
     Args:
         name: the field's name, for the error line.
         value: anything; only numbers are checked.
-        about: the field's metadata: ``low``, ``high``, ``multiple``.
+        about: the field's metadata, see :func:`lora_eval.options.option.option`.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
-    low, high, multiple = about.get("low"), about.get("high"), about.get("multiple", 1)
-    if low is None or high is None:
-        return
-    if not low <= value <= high:
-        raise ConfigError(f"{name} is {value:g}; write a number from {low:g} to {high:g}")
-    if value % multiple and multiple > 1:
-        raise ConfigError(f"{name} is {value:g}; write a multiple of {multiple}")
+    if not in_range(value, about):
+        raise ConfigError(f"{name} is {value:g}; write a number from {about['low']:g} to {about['high']:g}")
+    if not is_multiple(value, about):
+        raise ConfigError(f"{name} is {value:g}; write a multiple of {about['multiple']}")
 
 
 def read_count(name: str, value: Any, shown: str | None = None) -> int | list[int] | None:
