@@ -188,6 +188,14 @@ def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def small_request(root: Path, **changes: object) -> ScoreRequest:
+    """Every LoRA in ``root`` at 3 weights, 3 prompts, 2 seeds."""
+    settings: dict = {
+        "data": root / "data", "suite": "tiny", "weights": "0-1 [3]", "seeds": 2, "prompts": 3, "batch_size": 4,
+    }  # fmt: skip
+    return ScoreRequest(sorted(root.glob("*.safetensors")), **{**settings, **changes})
+
+
 def small_score(root: Path, out: Path, **changes: object) -> tuple[FakeHost, object]:
     """A run of 2 checkpoints x 3 weights x 3 prompts x 2 seeds in ``out``; LoRAs and references in ``root``."""
     from lora_eval.service.scoring import score
@@ -201,12 +209,8 @@ def small_score(root: Path, out: Path, **changes: object) -> tuple[FakeHost, obj
         rows = ["step,epoch,lr,loss,val_loss"]
         rows += [f"{k},0,0.001,{0.1 + 0.2 * 0.97**k:.6f},{0.1 + 0.1 * 0.96**k:.6f}" for k in range(1, 201)]
         (root / "history.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    settings: dict = {
-        "data": root / "data", "suite": "tiny", "weights": "0-1 [3]", "seeds": 2, "prompts": 3, "batch_size": 4,
-    }  # fmt: skip
     how = {name: changes.pop(name) for name in ("encoder", "resamples", "histories") if name in changes}
-    request = ScoreRequest(sorted(root.glob("*.safetensors")), **{**settings, **changes})
-    return host, score(host, request, out, **{"encoder": FakeEncoder(), "resamples": 100, **how})
+    return host, score(host, small_request(root, **changes), out, **{"encoder": FakeEncoder(), "resamples": 100, **how})
 
 
 def score_and_die(root: str, out: str, calls: str) -> None:

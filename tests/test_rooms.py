@@ -6,10 +6,11 @@ other, directly or in a circle, imports inside functions included.
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
+
+from tools.structure import circles, import_graph, imports, modules
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = [
@@ -56,33 +57,8 @@ ONLY_IN = {
 }
 
 
-def _modules() -> dict[str, Path]:
-    found = {}
-    for path in sorted((ROOT / "lora_eval").rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-MODULES = _modules()
-
-
-def _imports(path: Path) -> set[str]:
-    """Every module that a file names in an import, at its top or inside a function."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            deeper = {f"{node.module}.{alias.name}" for alias in node.names}
-            inside = {name for name in deeper if name in MODULES}
-            found |= inside
-            if len(inside) < len(deeper):
-                found.add(node.module)
-    return found
-
-
-GRAPH = {name: {found for found in _imports(path) if found in MODULES} for name, path in MODULES.items()}
+MODULES = modules(ROOT)
+GRAPH = import_graph(MODULES)
 
 
 def _rank(name: str, rooms: list[tuple[str, ...]], depth: int) -> int | None:
@@ -116,27 +92,12 @@ def test_imports_inside_the_scorecard_point_downward():
 
 
 def test_no_circles():
-    state: dict[str, int] = {}
-    trail: list[str] = []
-
-    def visit(name: str) -> None:
-        state[name] = 1
-        trail.append(name)
-        for other in sorted(GRAPH[name]):
-            assert state.get(other) != 1, f"circle: {' -> '.join([*trail[trail.index(other) :], other])}"
-            if other not in state:
-                visit(other)
-        trail.pop()
-        state[name] = 2
-
-    for name in MODULES:
-        if name not in state:
-            visit(name)
+    assert circles(GRAPH) == []
 
 
 @pytest.mark.parametrize("package", sorted(ONLY_IN))
 def test_optional_packages_stay_in_their_room(package):
     for name, path in MODULES.items():
-        if any(found == package or found.startswith(package + ".") for found in _imports(path)):
+        if any(found == package or found.startswith(package + ".") for found in imports(path, MODULES)):
             where = path.relative_to(ROOT / "lora_eval").as_posix()
             assert where.startswith(ONLY_IN[package]), f"{name} imports {package}"

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from tools.full_size import SCHEDULE, model_index, write_json
+
 FAMILIES = ("sd1", "sd2", "sdxl")
 _POSITIONS = 16
 _WIDTH = 32
@@ -45,16 +47,6 @@ _UNETS: dict[str, dict[str, Any]] = {
         "addition_time_embed_dim": 8,
         "projection_class_embeddings_input_dim": 2 * _WIDTH + 6 * 8,
     },
-}
-_SCHEDULE = {
-    "_class_name": "DDIMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "steps_offset": 1,
-    "set_alpha_to_one": False,
-    "clip_sample": False,
 }
 
 
@@ -102,8 +94,8 @@ def write_tiny_model(
     finally:
         torch.set_rng_state(state)
     prediction = prediction or ("v_prediction" if family == "sd2" else "epsilon")
-    _write_json(folder / "scheduler" / "scheduler_config.json", {**_SCHEDULE, "prediction_type": prediction})
-    _write_json(folder / "model_index.json", _index(family))
+    write_json(folder / "scheduler" / "scheduler_config.json", {**SCHEDULE, "prediction_type": prediction})
+    write_json(folder / "model_index.json", model_index(family))
     return folder
 
 
@@ -127,10 +119,10 @@ def _write_text_encoder(folder: Path, suffix: str, pooled: bool, open_clip: bool
         vocabulary = json.loads((place / "vocab.json").read_text(encoding="utf-8"))
     else:
         vocabulary = _vocabulary()
-        _write_json(place / "vocab.json", vocabulary)
+        write_json(place / "vocab.json", vocabulary)
         (place / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
         specials = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-        _write_json(
+        write_json(
             place / "tokenizer_config.json",
             {"tokenizer_class": "CLIPTokenizer", "model_max_length": _POSITIONS, **specials, "pad_token": pad},
         )
@@ -165,28 +157,3 @@ def _vocabulary() -> dict[str, int]:
     symbols = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
     words = symbols + [symbol + "</w>" for symbol in symbols] + ["<|startoftext|>", "<|endoftext|>"]
     return {word: index for index, word in enumerate(words)}
-
-
-def _index(family: str) -> dict[str, Any]:
-    index: dict[str, Any] = {
-        "_class_name": "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline",
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-    }
-    if family == "sdxl":
-        index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
-        index["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
-        index["force_zeros_for_empty_prompt"] = True
-    else:
-        index["safety_checker"] = [None, None]
-        index["feature_extractor"] = [None, None]
-        index["requires_safety_checker"] = False
-    return index
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -61,7 +61,7 @@ TEXT_ENCODERS: dict[str, list[tuple[int, int, int, str, bool]]] = {
     "sd21": [(1024, 23, 16, "gelu", False)],
     "sdxl": [(768, 12, 12, "quick_gelu", False), (1280, 32, 20, "gelu", True)],
 }
-_SCHEDULE = {
+SCHEDULE = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -120,8 +120,8 @@ def write_model(folder: Path, family: str, device: str = "cpu", dtype: torch.dty
             folder, "" if number == 0 else f"_{number + 1}", shape, family != "sd15" and shape[4], dtype
         )
     kind = "v_prediction" if family == "sd21" else "epsilon"
-    _write_json(folder / "scheduler" / "scheduler_config.json", {**_SCHEDULE, "prediction_type": kind})
-    _write_json(folder / "model_index.json", _index(family))
+    write_json(folder / "scheduler" / "scheduler_config.json", {**SCHEDULE, "prediction_type": kind})
+    write_json(folder / "model_index.json", model_index(family))
     return folder
 
 
@@ -152,7 +152,8 @@ def _write_text_encoder(
     model.to(dtype).save_pretrained(folder / f"text_encoder{suffix}")
 
 
-def _index(family: str) -> dict[str, Any]:
+def model_index(family: str) -> dict[str, Any]:
+    """``model_index.json`` of a family (``sdxl`` or any other): which class reads which folder."""
     index: dict[str, Any] = {
         "_class_name": "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline",
         "unet": ["diffusers", "UNet2DConditionModel"],
@@ -165,10 +166,15 @@ def _index(family: str) -> dict[str, Any]:
         index["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
         index["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
         index["force_zeros_for_empty_prompt"] = True
+    else:
+        index["safety_checker"] = [None, None]
+        index["feature_extractor"] = [None, None]
+        index["requires_safety_checker"] = False
     return index
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, its folder made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=1), encoding="utf-8")
 

@@ -32,19 +32,21 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
+def imports(path: Path, files: dict[str, Path]) -> set[str]:
+    """Every module that a file names in an import, at its top or inside a function; ``files`` are the package's own."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & files.keys()
+            found |= inside if len(inside) == len(node.names) else inside | {node.module}
+    return found
+
+
 def import_graph(files: dict[str, Path]) -> dict[str, set[str]]:
     """Module -> modules of the package that it imports anywhere in its source."""
-    graph: dict[str, set[str]] = {}
-    for name, path in files.items():
-        found: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                inside = {f"{node.module}.{alias.name}" for alias in node.names} & files.keys()
-                found |= inside if len(inside) == len(node.names) else inside | {node.module}
-        graph[name] = (found & files.keys()) - {name}
-    return graph
+    return {name: (imports(path, files) & files.keys()) - {name} for name, path in files.items()}
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:

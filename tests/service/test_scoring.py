@@ -17,7 +17,7 @@ from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.scorecard.tables import CELL_COLUMNS, SUMMARY_COLUMNS
 from lora_eval.service.scoring import read_card, report, score
-from tests.fakes_scorecard import FakeEncoder, FakeHost, make_lora, read_json, small_score, tree_hashes
+from tests.fakes_scorecard import FakeEncoder, FakeHost, make_lora, read_json, small_request, small_score, tree_hashes
 
 REPO = Path(__file__).resolve().parents[2]
 TABLES = ("cells.csv", "summary.csv", "scorecard.json")
@@ -121,15 +121,7 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_undisturbed_one(whole, tmp
         with pytest.raises(Interrupted):
             score(
                 host,
-                ScoreRequest(
-                    sorted(root.glob("*.safetensors")),
-                    data=root / "data",
-                    suite="tiny",
-                    weights="0-1 [3]",
-                    seeds=2,
-                    prompts=3,
-                    batch_size=4,
-                ),
+                small_request(root),
                 tmp_path / "run",
                 encoder=FakeEncoder(),
                 resamples=100,
@@ -278,15 +270,7 @@ def test_a_host_that_fails_leaves_what_was_drawn(whole, tmp_path):
     with pytest.raises(HostError, match="out of memory"):
         score(
             host,
-            ScoreRequest(
-                sorted(root.glob("*.safetensors")),
-                data=root / "data",
-                suite="tiny",
-                weights="0-1 [3]",
-                seeds=2,
-                prompts=3,
-                batch_size=4,
-            ),
+            small_request(root),
             tmp_path / "run",
             encoder=FakeEncoder(),
         )
