@@ -8,25 +8,37 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from lora_eval.host.protocol import ImageRequest, Job, Sampling
+from benchmarks._gpu_shared import (
+    RANK,
+    TARGETS,
+    Row,
+    allocated,
+    device_of,
+    diffusion_loss,
+    free_unused,
+    make_host,
+    picture_folder,
+    random_batch,
+    seconds,
+    train_config,
+)
+from benchmarks._gpu_speed import speed, speed_sdxl
+from lora_eval.host.protocol import ImageRequest, Sampling
 from lora_eval.host.standalone import StandaloneHost
 from lora_eval.lora.layers import LoraNetwork
 from lora_eval.lora.targets import find_targets
-from lora_eval.training.config import TrainConfig, make_config
 from lora_eval.training.loop import train
 
-Row = dict[str, Any]
-RANK = 8
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+__all__ = ["contract", "embedding", "gradients", "memory", "models", "scorecard", "speed", "speed_sdxl", "tests"]
+
 # relative difference of a gradient that the precision itself allows: the machine epsilon of the format times a factor
 # for the sums of a few thousand terms (float32 without tf32; fp16 and bf16 by autocast)
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 8e-2}
@@ -40,7 +52,7 @@ def models(options: argparse.Namespace) -> list[Row]:
     rows = []
     for family in ("sd15", "sdxl"):
         began = time.perf_counter()
-        write_model(options.out / family, family, _device(options))
+        write_model(options.out / family, family, device_of(options))
         rows.append({"what": f"{family} written", "seconds": time.perf_counter() - began})
     return rows
 
@@ -52,18 +64,18 @@ def contract(options: argparse.Namespace) -> list[Row]:
         for checkpointing in (False, True):
             if options.cpu and (dtype != "fp32" or checkpointing):
                 continue
-            host = _host(options, dtype)
+            host = make_host(options, dtype)
             before_picture = _picture(host, options)
             networks = host._load().modules()
             before = {name: tensor.detach().clone() for name, tensor in _tensors(networks)}
-            _settle()
-            held = _allocated()
-            config = _config(
+            free_unused()
+            held = allocated()
+            config = train_config(
                 options, host, steps=4, mixed_precision=precision, gradient_checkpointing=checkpointing, batch_size=2
             )
             result = train(host, config)
-            _settle()
-            left = _allocated() - held
+            free_unused()
+            left = allocated() - held
             same = all(torch.equal(before[name], tensor) for name, tensor in _tensors(networks))
             pixels = int(np.abs(before_picture - _picture(host, options)).max())
             losses = _losses(result.history)
@@ -79,7 +91,7 @@ def contract(options: argparse.Namespace) -> list[Row]:
                 }
             )
             del host, networks, before
-            _settle()
+            free_unused()
     return rows
 
 
@@ -89,7 +101,7 @@ def gradients(options: argparse.Namespace) -> list[Row]:
     from peft.utils import get_peft_model_state_dict
 
     unet, size, width = _unet(options)
-    device = _device(options)
+    device = device_of(options)
     other = copy.deepcopy(unet)
     other.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=TARGETS))
     generator = torch.Generator("cpu").manual_seed(1)
@@ -98,7 +110,7 @@ def gradients(options: argparse.Namespace) -> list[Row]:
             parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
     network = LoraNetwork(unet, find_targets(unet, "attention"), rank=RANK, alpha=float(RANK), device=device)
     network.load(_kohya(get_peft_model_state_dict(other)))
-    batch = _batch(2, size, width, device)
+    batch = random_batch(2, size, width, device)
     rows = []
     for name in ("fp32", "fp16", "bf16") if not options.cpu else ("fp32",):
         for attention in ("sdpa", "sliced", "checkpointing"):
@@ -107,9 +119,9 @@ def gradients(options: argparse.Namespace) -> list[Row]:
             cast = torch.autocast(device, HALF[name]) if name in HALF else nullcontext()
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
             with network, cast:
-                _loss(unet, batch).backward()
+                diffusion_loss(unet, batch).backward()
             with cast:
-                _loss(other, batch).backward()
+                diffusion_loss(other, batch).backward()
             ours = {k: p.grad for k, p in network.named_parameters()}
             theirs = _peft_gradients(other, network)
             ratio = float(
@@ -131,45 +143,25 @@ def gradients(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def speed(options: argparse.Namespace) -> list[Row]:
-    """SD1.5 at 512 px."""
-    return [row for batch in (1, 4) for row in _speed(options, "sd15", 512, batch)]
-
-
-def speed_sdxl(options: argparse.Namespace) -> list[Row]:
-    """SDXL at 1024 px."""
-    return [row for batch in (1, 2) for row in _speed(options, "sdxl", 1024, batch)]
-
-
 def embedding(options: argparse.Namespace) -> list[Row]:
     """Our encoder against open_clip's own loop."""
     import open_clip
 
-    from benchmarks.embedding import pictures
+    from benchmarks.embedding import bare, pictures
     from lora_eval.encoders.embed import Encoder
 
-    device, rows = _device(options), []
+    device, rows = device_of(options), []
     for name in ("ViT-B-32", "ViT-L-14") if not options.tiny else ("ViT-B-32",):
         torch.manual_seed(0)
         model = open_clip.create_model(name, pretrained=None, device=device)
         encoder = Encoder(model, open_clip.get_tokenizer(name), "random", device, 64)
         images = pictures(8 if options.tiny else 128, 512)
-        transform = open_clip.image_transform(encoder.size, is_train=False)
-
-        def bare(images: list[Image.Image] = images, transform: Any = transform, model: Any = model) -> np.ndarray:
-            found = []
-            for start in range(0, len(images), 64):
-                pixels = torch.stack([transform(image) for image in images[start : start + 64]]).to(device)
-                with torch.no_grad():
-                    features = model.encode_image(pixels)
-                    found.append((features / features.norm(dim=-1, keepdim=True)).cpu().numpy())
-            return np.concatenate(found)
-
-        cosine = float((encoder.embed_images(images) * bare()).sum(axis=1).min())
+        loop = bare(model, 64, device)
+        cosine = float((encoder.embed_images(images) * loop(images)).sum(axis=1).min())
         ours, others = [], []
         for _ in range(3):
-            ours.append(_seconds(lambda e=encoder, i=images: e.embed_images(i)))
-            others.append(_seconds(bare))
+            ours.append(seconds(lambda e=encoder, i=images: e.embed_images(i)))
+            others.append(seconds(lambda run=loop, i=images: run(i)))
         rows.append(
             {
                 "what": name,
@@ -191,9 +183,9 @@ def scorecard(options: argparse.Namespace) -> list[Row]:
     from lora_eval.scorecard.plan.request import ScoreRequest
     from lora_eval.service.scoring import score
 
-    device = _device(options)
-    host = _host(options, "fp32" if options.cpu else "fp16")
-    result = train(host, _config(options, host, steps=2, batch_size=1))
+    device = device_of(options)
+    host = make_host(options, "fp32" if options.cpu else "fp16")
+    result = train(host, train_config(options, host, steps=2, batch_size=1))
     if options.tiny:
         encoder: Any = load_encoder(TINY)
     else:
@@ -206,13 +198,13 @@ def scorecard(options: argparse.Namespace) -> list[Row]:
     def timed(*arguments: Any, **more: Any) -> Any:
         nonlocal drawing
         made: list[Any] = []
-        drawing += _seconds(lambda: made.append(generate(*arguments, **more)))
+        drawing += seconds(lambda: made.append(generate(*arguments, **more)))
         return made[0]
 
     host.generate = timed  # type: ignore[method-assign]
     side = 64 if options.tiny else 512
     request = ScoreRequest(
-        [Path(result.lora)], data=_pictures(options), suite="tiny" if options.tiny else "object", kind="object",
+        [Path(result.lora)], data=picture_folder(options), suite="tiny" if options.tiny else "object", kind="object",
         weights="1", seeds=4, prompts=8, steps=4 if options.tiny else 12, width=side, height=side, batch_size=8,
         trigger="mave",
     )  # fmt: skip
@@ -235,12 +227,12 @@ def memory(options: argparse.Namespace) -> list[Row]:
     """Too little memory for the settings: the run continues with smaller ones and ends."""
     if options.cpu:
         return [{"what": "out of memory", "result": "not measured: the processor has no limit to set"}]
-    host = _host(options, "fp16")
-    config = _config(options, host, steps=3, batch_size=8, mixed_precision="fp16")
+    host = make_host(options, "fp16")
+    config = train_config(options, host, steps=3, batch_size=8, mixed_precision="fp16")
     host._load()
     total = torch.cuda.get_device_properties(0).total_memory
     # room for the model and about a third of what batch 8 needs
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (_allocated() + 5 * 2**30) / total))
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (allocated() + 5 * 2**30) / total))
     result = train(host, config)
     notes = [note for note in result.notes if "out of memory" in note]
     return [
@@ -265,18 +257,6 @@ def tests(options: argparse.Namespace) -> list[Row]:
     return [{"what": "pytest", "result": last, "failed": "; ".join(failed)[:3000], "passed": done.returncode == 0}]
 
 
-# -- what the sections share ---------------------------------------------------------------------------
-
-
-def _device(options: argparse.Namespace) -> str:
-    return "cpu" if options.cpu else "cuda"
-
-
-def _host(options: argparse.Namespace, dtype: str, family: str = "sd15") -> StandaloneHost:
-    model = None if options.tiny else options.out / family
-    return StandaloneHost(model, device=_device(options), dtype=dtype, output_folder=options.out / "runs")
-
-
 def _unet(options: argparse.Namespace) -> tuple[torch.nn.Module, int, int]:
     """The UNet in float32 without gradients, latents' side and the width of the text states."""
     from diffusers import UNet2DConditionModel
@@ -285,48 +265,8 @@ def _unet(options: argparse.Namespace) -> tuple[torch.nn.Module, int, int]:
 
     path = TINY_MODEL if options.tiny else options.out / "sd15"
     unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=torch.float32)
-    unet = unet.to(_device(options)).requires_grad_(False)
+    unet = unet.to(device_of(options)).requires_grad_(False)
     return unet, 8 if options.tiny else 32, int(unet.config.cross_attention_dim)
-
-
-def _pictures(options: argparse.Namespace) -> Path:
-    from benchmarks._planted import write_dataset
-    from tools.tiny_world.drawings import dataset
-
-    folder = options.out / "pictures"
-    if not folder.is_dir():
-        write_dataset(folder, dataset("mave", 8, 0))
-    return folder
-
-
-def _config(options: argparse.Namespace, host: StandaloneHost, steps: int, **more: Any) -> TrainConfig:
-    values = {
-        "train_data_dir": str(_pictures(options)), "output_dir": str(options.out / "train"), "name": "check",
-        "trigger": "mave", "lora_rank": RANK, "max_steps": steps, "epochs": 1000, "validation_fraction": 0.0,
-        "validation_steps": 10_000, "save_steps": 0, "publish": False,
-        "resolution": 64 if options.tiny else 512, "cache_latents_to_disk": False,
-    }  # fmt: skip
-    return make_config({**values, **more})
-
-
-def _batch(count: int, size: int, width: int, device: str, sdxl: bool = False) -> dict[str, Any]:
-    generator = torch.Generator("cpu").manual_seed(2)
-    more = {}
-    if sdxl:
-        vector = torch.randn(count, 1280, generator=generator).to(device)
-        more = {"text_embeds": vector, "time_ids": torch.zeros(count, 6, device=device)}
-    return {
-        "latents": torch.randn(count, 4, size, size, generator=generator).to(device),
-        "noise": torch.randn(count, 4, size, size, generator=generator).to(device),
-        "times": torch.randint(0, 1000, (count,), generator=generator).to(device),
-        "text": torch.randn(count, 77, width, generator=generator).to(device),
-        "more": more or None,
-    }
-
-
-def _loss(unet: Any, batch: dict[str, Any]) -> torch.Tensor:
-    out = unet(batch["latents"], batch["times"], batch["text"], added_cond_kwargs=batch["more"], return_dict=False)[0]
-    return torch.nn.functional.mse_loss(out.float(), batch["noise"].float())
 
 
 def _kohya(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -359,97 +299,6 @@ def _set_attention(unet: Any, kind: str) -> None:
         unet.enable_gradient_checkpointing()
 
 
-class _Alternating(Job):
-    """Our training; after each step of ours the other loops make one each."""
-
-    def __init__(self, rounds: int, others: dict[str, Callable[[], None]]) -> None:
-        super().__init__("speed", rounds + 2)
-        self.others = others
-        self.took: dict[str, list[float]] = {"ours": [], **{name: [] for name in others}}
-        self.peak: dict[str, float] = {}
-        self._began = 0.0
-        self._before = 0
-
-    def advance(self, amount: int = 1, text: str | None = None) -> None:
-        super().advance(amount, text)
-        _synchronise()
-        if 2 < self.done < self.total and self._began:
-            self.took["ours"].append(time.perf_counter() - self._began)
-            self.peak["ours"] = max(self.peak.get("ours", 0.0), _peak() - self._before)
-            for name, step in self.others.items():
-                _reset_peak()
-                before = _allocated()
-                self.took[name].append(_seconds(step))
-                self.peak[name] = max(self.peak.get(name, 0.0), _peak() - before)
-        else:
-            for step in self.others.values():
-                step()
-        _synchronise()
-        _reset_peak()
-        self._before = _allocated()
-        self._began = time.perf_counter()
-
-
-def _speed(options: argparse.Namespace, family: str, side: int, batch: int) -> list[Row]:
-    """Step time and the memory that a step adds: ours, peft with diffusers, a bare forward and backward."""
-    from diffusers import UNet2DConditionModel
-    from diffusers.training_utils import cast_training_params
-    from peft import LoraConfig
-
-    device = _device(options)
-    host = _host(options, "fp32" if options.cpu else "fp16", family)
-    path = options.out / family
-    dtype = torch.float32 if options.cpu else torch.float16
-    if options.tiny:
-        from lora_eval.host.shipped import TINY_MODEL
-
-        path, side = TINY_MODEL, 64
-    unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype).to(device)
-    unet.requires_grad_(False).train()
-    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=TARGETS))
-    cast_training_params(unet, torch.float32)
-    parameters = [p for p in unet.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-    scaler = torch.amp.GradScaler(device, enabled=not options.cpu)
-    given = _batch(
-        batch, side // 8, int(unet.config.cross_attention_dim), device, family == "sdxl" and not options.tiny
-    )
-
-    def forward_backward() -> None:
-        with torch.autocast(device, torch.float16) if not options.cpu else nullcontext():
-            loss = _loss(unet, given)
-        scaler.scale(loss).backward()
-
-    def peft_step() -> None:
-        forward_backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-
-    def bare() -> None:
-        forward_backward()
-        for parameter in parameters:
-            parameter.grad = None
-
-    rounds = 4 if options.tiny else 12
-    job = _Alternating(rounds, {"peft + diffusers": peft_step, "forward and backward": bare})
-    config = _config(options, host, steps=job.total, batch_size=batch, resolution=side,
-                     mixed_precision="no" if options.cpu else "fp16")  # fmt: skip
-    train(host, config, job)
-    ours = job.took["ours"]
-    row: Row = {"what": f"{family if not options.tiny else 'tiny'} {side} px batch {batch}",
-                "ms a step": 1000 * statistics.median(ours), "steps": len(ours)}  # fmt: skip
-    for name in job.others:
-        pairs = zip(ours, job.took[name], strict=True)
-        row[f"over {name}"] = statistics.median(a / b for a, b in pairs)
-    if not options.cpu:
-        row["MiB a step adds"] = job.peak["ours"] / 2**20
-        row["peft adds"] = job.peak["peft + diffusers"] / 2**20
-    return [row]
-
-
 def _picture(host: StandaloneHost, options: argparse.Namespace) -> np.ndarray:
     side = 64 if options.tiny else 256
     sampling = Sampling(steps=4, width=side, height=side)
@@ -466,37 +315,3 @@ def _losses(history: Path | str) -> np.ndarray:
     from lora_eval.training.logs import read_history
 
     return np.asarray(read_history(Path(history)).loss, dtype=float)
-
-
-def _seconds(step: Callable[[], Any]) -> float:
-    _synchronise()
-    began = time.perf_counter()
-    step()
-    _synchronise()
-    return time.perf_counter() - began
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _settle() -> None:
-    import gc
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _allocated() -> int:
-    return int(torch.cuda.memory_allocated()) if torch.cuda.is_available() else 0
-
-
-def _peak() -> int:
-    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0
-
-
-def _reset_peak() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()

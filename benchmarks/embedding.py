@@ -26,7 +26,7 @@ from lora_eval.encoders.embed import TINY, Encoder, load_encoder
 SAME = 0.9999
 
 
-def bare(model: Any, batch: int) -> Callable[[list[Image.Image]], np.ndarray]:
+def bare(model: Any, batch: int, device: str = "cpu") -> Callable[[list[Image.Image]], np.ndarray]:
     """The loop that open_clip's README shows, in batches."""
     size = model.visual.image_size
     transform = open_clip.image_transform(
@@ -39,10 +39,10 @@ def bare(model: Any, batch: int) -> Callable[[list[Image.Image]], np.ndarray]:
     def embed(images: list[Image.Image]) -> np.ndarray:
         found = []
         for start in range(0, len(images), batch):
-            pixels = torch.stack([transform(image) for image in images[start : start + batch]])
+            pixels = torch.stack([transform(image) for image in images[start : start + batch]]).to(device)
             with torch.no_grad():
                 features = model.encode_image(pixels)
-                found.append((features / features.norm(dim=-1, keepdim=True)).numpy())
+                found.append((features / features.norm(dim=-1, keepdim=True)).cpu().numpy())
         return np.concatenate(found)
 
     return embed
