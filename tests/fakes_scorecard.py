@@ -17,6 +17,7 @@ from PIL import Image
 
 from lora_eval.errors import LoraFileError
 from lora_eval.host.protocol import Drawn, Host, HostInfo, ImageRequest, Job, LoraUse, ModelInfo, Sampling
+from lora_eval.reading.infotext import write_infotext
 from lora_eval.scorecard.plan.request import ScoreRequest
 
 SIZE = 64
@@ -83,7 +84,8 @@ class FakeHost(Host):
         return [Drawn(self.paint(request, size, lora), self.infotext(request, sampling, lora)) for request in requests]
 
     def infotext(self, request: ImageRequest, sampling: Sampling, lora: LoraUse | None) -> str:
-        return f"{request.prompt}{lora.tag if lora else ''}\nSteps: {sampling.steps}, Seed: {request.seed}, Size: 64x64"
+        settings = {"Steps": sampling.steps, "Seed": request.seed, "Size": f"{SIZE}x{SIZE}"}
+        return write_infotext(f"{request.prompt}{lora.tag if lora else ''}", request.negative_prompt, settings)
 
     def paint(self, request: ImageRequest, size: tuple[int, int], lora: LoraUse | None) -> Image.Image:
         height = size[1]

@@ -129,18 +129,26 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path, metavar="RUN_DIR")
 
     measure = commands.add_parser(
-        "measure", parents=[common], help="score images drawn elsewhere (X/Y/Z plot, ComfyUI)"
+        "measure", parents=[common], help="score pictures drawn elsewhere (the WebUI, its X/Y/Z plot, ComfyUI)"
     )
     measure.add_argument(
         "table",
         type=Path,
-        metavar="CELLS.csv",
-        help="columns image, prompt, seed, weight; optional checkpoint, step, role, prompt_id",
+        nargs="+",
+        metavar="PICTURES",
+        help="a folder of pictures, pictures, a list of their paths, or a table with the column image; what else is "
+        "known (prompt, seed, weight, checkpoint, step, role, prompt_id) stands in the table or in the pictures",
     )
     measure.add_argument("--data", type=Path, metavar="DIR", help="reference pictures")
     measure.add_argument("--kind", choices=["style", "character", "object"], default="object")
     measure.add_argument("--trigger", help="trigger word in the prompts")
     measure.add_argument("--class-word", help="what stands in its place when CLIP is asked")
+    measure.add_argument("--lora", help="the LoRA that is judged, where pictures were drawn with several")
+    measure.add_argument(
+        "--believe-table",
+        action="store_true",
+        help="take the table's word; what the pictures say of themselves is not read",
+    )
     measure.add_argument(
         "--encoder", default="auto", help="open_clip model as NAME/PRETRAINED, or a folder with its weights"
     )

@@ -88,15 +88,24 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def measure(arguments: argparse.Namespace) -> int:
-    """``measure CELLS.csv --out DIR``."""
+    """``measure PICTURES... --out DIR``."""
     from lora_eval.service.measured import MeasureRequest, measure_table
 
     card = measure_table(
         arguments.table,
         arguments.out,
-        MeasureRequest(arguments.data, arguments.kind, arguments.trigger or "", arguments.class_word or ""),
+        MeasureRequest(
+            arguments.data,
+            arguments.kind,
+            arguments.trigger or "",
+            arguments.class_word or "",
+            lora=arguments.lora or "",
+            believe_table=arguments.believe_table,
+        ),
         encoder=arguments.encoder,
     )
+    for note in card.provenance.get("notes", []):
+        print(said(note))
     return common.show(card, arguments.out)
 
 

@@ -50,16 +50,18 @@ def cell_table(report: Report) -> CellTable:
     metrics = report.measurement.cell_metrics.reset_index(drop=True)
     weight = cells["weight"].astype(float).to_numpy()
     checkpoint = np.where(weight == 0, "", cells["checkpoint"].astype(str).to_numpy())
-    seed = cells["seed"].astype(int).to_numpy()
+    # Python's own whole numbers: seeds go to 2**64 - 1, above what a signed integer of numpy holds
+    seed = [int(value) for value in cells["seed"]]
     prompt = cells["prompt_id"].astype(str).to_numpy()
-    weights, seeds = np.unique(weight), np.unique(seed)
+    weights, seeds = np.unique(weight), sorted(set(seed))
+    place = {value: at for at, value in enumerate(seeds)}
     checkpoints = ["", *dict.fromkeys(name for name in checkpoint if name)]
     prompts = list(dict.fromkeys(prompt))
     at = {
         "weight": np.searchsorted(weights, weight),
         "checkpoint": np.array([checkpoints.index(name) for name in checkpoint], dtype=int),
         "prompt": np.array([prompts.index(name) for name in prompt], dtype=int),
-        "seed": np.searchsorted(seeds, seed),
+        "seed": np.array([place[value] for value in seed], dtype=int),
     }
     base = {(p, s): i for i, (p, s, w) in enumerate(zip(prompt, seed, weight, strict=True)) if w == 0}
     twin = np.array([base.get((p, s), -1) for p, s in zip(prompt, seed, strict=True)], dtype=int)

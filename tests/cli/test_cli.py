@@ -219,7 +219,7 @@ class TestMeasureAndReportRefuse:
         table.write_text("image,prompt\nx.png,a cat\n")
         code, _, err = run(capsys, "measure", table, "--out", tmp_path / "out")
         assert code == FAILED
-        assert "weight" in one_line(err)
+        assert "x.png is not there" in one_line(err)
 
     def test_missing_picture_is_named(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         table = tmp_path / "t.csv"

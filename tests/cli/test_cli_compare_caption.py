@@ -51,7 +51,8 @@ class TestCompare:
             writer.writerows(rows)
         measure_table(
             tmp_path / "mine.csv", tmp_path / "mine",
-            MeasureRequest(data=drawn / "data", trigger="zorp", class_word="shape"), encoder=FakeEncoder(),
+            MeasureRequest(data=drawn / "data", trigger="zorp", class_word="shape", believe_table=True),
+            encoder=FakeEncoder(),
             resamples=50,
         )  # fmt: skip
         at = ("--at", "zorp-000200:1", "--at", "zorp-000200:1")

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_eval.errors import HostError, Interrupted, LoraFileError
-from lora_eval.host.infotext import read_infotext
 from lora_eval.host.protocol import FAMILIES, PREDICTIONS, Drawn, Host, ImageRequest, LoraUse
+from lora_eval.reading.infotext import read_infotext
 from tests.contract.subjects import Subject
 from tests.live.probe.lora_eval_probe_tools import (
     StepWatch,

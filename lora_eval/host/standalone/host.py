@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import lora_eval
 from lora_eval.errors import HostError
-from lora_eval.host.infotext import write_infotext
 from lora_eval.host.protocol import (
     BorrowedModel,
     Drawn,
@@ -29,6 +28,7 @@ from lora_eval.host.protocol import (
 )
 from lora_eval.host.shipped import TINY_MODEL
 from lora_eval.log import logger
+from lora_eval.reading.infotext import write_infotext
 
 if TYPE_CHECKING:
     from lora_eval.host.standalone.lora import LoadedLora, LoraShelf

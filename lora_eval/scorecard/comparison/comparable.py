@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lora_eval.errors import RunError
-from lora_eval.host.infotext import read_infotext, read_png
+from lora_eval.reading.infotext import read_infotext, read_png
 from lora_eval.scorecard.comparison.runs import Run, Side, number
 from lora_eval.scorecard.tables import cell_text
 

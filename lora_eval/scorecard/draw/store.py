@@ -22,7 +22,7 @@ import numpy as np
 
 from lora_eval.errors import RunError
 from lora_eval.files import make_folder, read_json, write_bytes, write_error, write_json
-from lora_eval.host.infotext import save_png
+from lora_eval.host.png import save_png
 from lora_eval.host.protocol import Drawn
 from lora_eval.log import logger
 from lora_eval.scorecard.plan.plan import Cell, Plan, Round

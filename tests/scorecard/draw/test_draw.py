@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from lora_eval.errors import HostError, Interrupted, LoraFileError, RunError
-from lora_eval.host.infotext import read_png
 from lora_eval.host.protocol import Job
+from lora_eval.reading.infotext import read_png
 from lora_eval.scorecard.draw.draw import draw
 from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.plan.make import make_plan

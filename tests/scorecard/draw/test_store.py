@@ -14,8 +14,8 @@ from PIL import Image
 
 from lora_eval.errors import RunError
 from lora_eval.files import write_json
-from lora_eval.host.infotext import read_png
 from lora_eval.host.protocol import Drawn
+from lora_eval.reading.infotext import read_png
 from lora_eval.scorecard.draw.store import RunFolder, is_whole_png
 from lora_eval.scorecard.plan.make import make_plan
 from lora_eval.scorecard.plan.request import ScoreRequest

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lora_eval.errors import ConfigError, RunError
 from lora_eval.service.measured import MeasureRequest
@@ -45,8 +45,10 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def bare(drawn: Path, tmp_path: Path) -> list[dict[str, str]]:
-    """The pictures of a run as a plain table: image, prompt, seed, weight, checkpoint."""
-    shutil.copytree(drawn / "run" / "images", tmp_path / "pictures", dirs_exist_ok=True)
+    """The pictures of a run, without a word in them, as a plain table: image, prompt, seed, weight, checkpoint."""
+    (tmp_path / "pictures").mkdir(exist_ok=True)
+    for path in (drawn / "run" / "images").iterdir():
+        Image.open(path).convert("RGB").save(tmp_path / "pictures" / path.name)
     keep = ("role", "prompt", "negative_prompt", "seed", "weight", "checkpoint", "step")
     return [
         {"image": f"pictures/{Path(row['image']).name}", **{key: row[key] for key in keep}}
@@ -112,7 +114,8 @@ def test_prompts_without_the_trigger_are_unrelated(drawn, tmp_path):
     [
         ({"weight": "strong"}, 'line 2: weight "strong" is not a number'),
         ({"weight": "nan"}, "line 2: weight"),
-        ({"seed": ""}, 'line 2: seed "" is not a number'),
+        ({"seed": ""}, "line 2: no seed"),
+        ({"seed": "0.5"}, 'line 2: seed "0.5" is not a whole number'),
         ({"image": ""}, "line 2: no image"),
         ({"image": "pictures/none.png"}, "line 2: pictures/none.png is not there"),
         ({"image": "broken.png"}, "line 2: .*broken.png is not a picture"),
@@ -134,10 +137,13 @@ def test_a_bad_table_is_named_in_one_line(drawn, tmp_path):
     with pytest.raises(RunError, match=r"none\.csv is missing"):
         measure(tmp_path / "none.csv", tmp_path / "out")
     (tmp_path / "a.csv").write_text("image,prompt,seed\n", encoding="utf-8")
-    with pytest.raises(RunError, match='no column "weight"'):
+    with pytest.raises(RunError, match="has no rows"):
         measure(tmp_path / "a.csv", tmp_path / "out")
-    (tmp_path / "a.csv").write_text("image,prompt,seed,weight\n", encoding="utf-8")
-    with pytest.raises(RunError, match="no rows"):
+    (tmp_path / "a.csv").write_text("picture,prompt\na.png,fox\n", encoding="utf-8")
+    with pytest.raises(RunError, match='no column "image"'):
+        measure(tmp_path / "a.csv", tmp_path / "out")
+    (tmp_path / "a.csv").write_text("image,prompt,seed\na.png,fox\n", encoding="utf-8")
+    with pytest.raises(RunError, match="line 2: 2 cells, the first line has 3"):
         measure(tmp_path / "a.csv", tmp_path / "out")
     (tmp_path / "a.csv").write_bytes(b"image,prompt,seed,weight\n\xff,\xfe,1,1\n")
     with pytest.raises(RunError, match="UTF-8"):

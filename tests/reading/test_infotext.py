@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lora_eval.errors import RunError
-from lora_eval.host.infotext import Infotext, quote, read_infotext, read_png, save_png, unquote, write_infotext
+from lora_eval.host.png import save_png
 from lora_eval.host.protocol import Drawn
+from lora_eval.reading.infotext import Infotext, quote, read_infotext, read_png, unquote, write_infotext
 
 SETTINGS = {"Steps": 20, "Sampler": "Euler", "CFG scale": 7, "Seed": 1, "Size": "64x64"}
 AS_TEXT = {name: str(value) for name, value in SETTINGS.items()}

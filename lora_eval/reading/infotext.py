@@ -13,13 +13,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_eval.errors import RunError
-from lora_eval.files import atomic_path
-
-if TYPE_CHECKING:
-    from lora_eval.host.protocol import Drawn
 
 PNG_KEY = "parameters"
 _NEGATIVE = "Negative prompt:"
@@ -94,17 +89,6 @@ def read_infotext(text: str) -> Infotext:
 
 def _read_pairs(line: str) -> dict[str, str]:
     return {match["name"]: unquote(match["value"].strip()) for match in _PAIR.finditer(line)}
-
-
-def save_png(path: Path, drawn: Drawn) -> None:
-    """Write a picture as PNG with its infotext, atomically. Raises RunError."""
-    from PIL.PngImagePlugin import PngInfo
-
-    chunk = PngInfo()
-    if drawn.infotext:
-        chunk.add_text(PNG_KEY, drawn.infotext)
-    with atomic_path(Path(path)) as temporary:
-        drawn.image.save(temporary, format="PNG", pnginfo=chunk)
 
 
 def read_png(path: Path) -> str:
