@@ -30,6 +30,7 @@ from lora_eval.host.protocol import (
     ModelInfo,
     Sampling,
 )
+from lora_eval.lora.adapter_match import LoraFit
 
 WIDTH = 24
 CONTEXT = 16
@@ -205,7 +206,7 @@ class FakeHost(Host):
     ) -> list[Drawn]:
         raise NotImplementedError("training never draws through the host")
 
-    def check_lora(self, path: Path) -> int:
+    def check_lora(self, path: Path) -> LoraFit:
         raise NotImplementedError("training never asks the host to check")
 
     @contextmanager

@@ -17,6 +17,7 @@ from PIL import Image
 
 from lora_eval.errors import LoraFileError
 from lora_eval.host.protocol import Drawn, Host, HostInfo, ImageRequest, Job, LoraUse, ModelInfo, Sampling
+from lora_eval.lora.adapter_match import LoraFit
 from lora_eval.reading.infotext import write_infotext
 from lora_eval.scorecard.plan.request import ScoreRequest
 
@@ -52,6 +53,7 @@ class FakeHost(Host):
         self.interrupt_after = interrupt_after
         self.ignore_lora = False
         self.layers = 1
+        self.lora_notes: tuple[str, ...] = ()
         self.wrong_size = False
 
     def info(self) -> HostInfo:
@@ -102,14 +104,14 @@ class FakeHost(Host):
             picture = (1 - abs(share)) * picture + share * np.array(colour) * (0.5 + 0.5 * stripes)
         return Image.fromarray((np.clip(picture, 0, 1) * 255).round().astype(np.uint8))
 
-    def check_lora(self, path: Path) -> int:
+    def check_lora(self, path: Path) -> LoraFit:
         from safetensors.numpy import load_file
 
         try:
             load_file(str(path))
         except Exception as error:
             raise LoraFileError(f"{path} is broken ({error}); save it again") from None
-        return self.layers
+        return LoraFit(self.layers, self.lora_notes)
 
     @contextmanager
     def job(self, title: str, total: int) -> Iterator[Job]:

@@ -157,7 +157,12 @@ def build_parser() -> argparse.ArgumentParser:
     curve = commands.add_parser(
         "curve", parents=[common], help="name the state of a loss curve; exit 1 unless it converged or still falls"
     )
-    curve.add_argument("file", type=Path, metavar="FILE", help="history.csv, a TensorBoard log or kohya's")
+    curve.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="history.csv, or another trainer's log: TensorBoard, CSV, JSON lines, console",
+    )
     curve.add_argument("--json", action="store_true", help="print JSON")
 
     compare = commands.add_parser(

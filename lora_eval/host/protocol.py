@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import Interrupted
+from lora_eval.lora.adapter_match import LoraFit
 
 if TYPE_CHECKING:
     import torch
@@ -283,11 +284,11 @@ class Host(ABC):
         """
 
     @abstractmethod
-    def check_lora(self, path: Path) -> int:
-        """Number of layers the LoRA patches in this model.
+    def check_lora(self, path: Path) -> LoraFit:
+        """How many layers of this model the LoRA changes by the host's own count, and what of it is not applied.
 
         Raises:
-            LoraFileError: broken file, other family, or keys that match no layer (named).
+            LoraFileError: broken file, other family, or a file of which the host applies too little (the reason).
         """
 
     @abstractmethod

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_eval.errors import LoraFileError
 from lora_eval.lora.match import ALPHA, DOWN, UP
@@ -106,9 +106,13 @@ def to_kohya(
         LoraFileError: a format other than plain LoRA (named), a key of no known spelling, or a
             layer that no UNet of SD1, SD2 or SDXL has.
     """
+    import torch
+
     kind = unsupported_kind(state)
     if kind is not None:
         raise LoraFileError(f"{where}: {kind[0]} is not supported (key {kind[1]!r}); expected plain LoRA")
+    if any(settings.get("use_dora") for settings in (alphas or {}).values()):
+        raise LoraFileError(f"{where}: DoRA is not supported (use_dora in its peft settings); expected plain LoRA")
     has_second = any(key.startswith("text_encoder_2.") for key in state)
     result: dict[str, torch.Tensor] = {}
     for key, value in state.items():
@@ -121,12 +125,41 @@ def to_kohya(
             else:
                 name = _text_name(part, path, family == "sdxl" or has_second)
             new = name + ending
-            if ending == DOWN and alphas:
-                _add_alpha(result, state, name, path, value, alphas.get(part), key)
+            named = f"{key.rsplit('.lora', 1)[0]}{ALPHA}" in state
+            if ending == DOWN and alphas and part in alphas and not named:
+                alpha = peft_alpha(alphas[part], path, int(value.shape[0]))
+                result[name + ALPHA] = torch.tensor(alpha, dtype=torch.float32)
         if new in result and not new.endswith(ALPHA):
             raise LoraFileError(f"{where}: {key!r} and another key both name {new}")
         result[new] = value
     return result
+
+
+class PeftKey(NamedTuple):
+    """A key of peft's or diffusers' spelling: kohya name, what the tensor is there, and its part and path."""
+
+    name: str
+    ending: str
+    part: str
+    path: str
+
+
+def read_peft_key(key: str, family: str, state: Mapping[str, torch.Tensor], where: str = "LoRA") -> PeftKey | None:
+    """A key in peft's or diffusers' spelling; None where it names no layer.
+
+    Beside the halves of LoRA, peft's DoRA magnitude is read: ``lora_magnitude_vector`` becomes ``dora_scale``.
+    """
+    plain = re.sub(r"\.lora_magnitude_vector(\.\w+)?(\.weight)?$", ".lora_A.weight", key)
+    try:
+        part, path, ending = _split(plain, where)
+        if part == "unet":
+            name = _unet_name(path, family, key, where)
+        else:
+            second = any(other.startswith("text_encoder_2.") for other in state)
+            name = _text_name(part, path, family == "sdxl" or second)
+    except LoraFileError:
+        return None
+    return PeftKey(name, "dora_scale" if plain != key else ending[1:], part, path)
 
 
 def _split(key: str, where: str) -> tuple[str, str, str]:
@@ -165,24 +198,10 @@ def _text_name(part: str, path: str, numbered: bool) -> str:
     return prefix + path.replace(".", "_")
 
 
-def _add_alpha(
-    result: dict[str, torch.Tensor],
-    state: Mapping[str, torch.Tensor],
-    name: str,
-    path: str,
-    down: torch.Tensor,
-    settings: Mapping[str, Any] | None,
-    key: str,
-) -> None:
-    import torch
-
-    if settings is None or f"{key.rsplit('.lora', 1)[0]}.alpha" in state:
-        return
-    rank = int(down.shape[0])
+def peft_alpha(settings: Mapping[str, Any], path: str, rank: int) -> float:
+    """A layer's alpha by peft's settings of its part, with patterns and rsLoRA's scale."""
     alpha = float(_by_pattern(settings.get("alpha_pattern"), path, settings.get("lora_alpha", rank)))
-    if settings.get("use_rslora"):
-        alpha *= rank**0.5
-    result[name + ALPHA] = torch.tensor(alpha, dtype=torch.float32)
+    return alpha * rank**0.5 if settings.get("use_rslora") else alpha
 
 
 def _by_pattern(patterns: Any, path: str, default: Any) -> Any:
@@ -204,7 +223,7 @@ def peft_settings(metadata: Mapping[str, str], adapter_config: str | None = None
         Part (``unet``, ``text_encoder``, ``text_encoder_2``) -> settings; empty where nothing is known.
 
     Raises:
-        LoraFileError: the text is not JSON, or asks for DoRA.
+        LoraFileError: the text is not JSON.
     """
     result: dict[str, dict[str, Any]] = {}
     try:
@@ -218,6 +237,4 @@ def peft_settings(metadata: Mapping[str, str], adapter_config: str | None = None
             result.setdefault(part, {})[name] = value
     if config and not result:
         result = {part: config for part in _PARTS}
-    if any(settings.get("use_dora") for settings in result.values()):
-        raise LoraFileError("DoRA is not supported (use_dora in the LoRA's peft settings); expected plain LoRA")
     return result

@@ -128,22 +128,13 @@ def load_lora(path: Path) -> LoraFile:
     Raises:
         LoraFileError: whatever is wrong with the file, with its name, the key and what was expected.
     """
-    from safetensors import SafetensorError, safe_open
-
     header = inspect_lora(path)
     path = header.path
     if header.kind != "LoRA":
         raise LoraFileError(f"{path}: {header.kind} is not supported here; expected plain LoRA")
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError, AttributeError) as error:
-        raise LoraFileError(f"{path}: cannot be read ({_one_line(error)}); copy or save the file again") from None
-    _check_numbers(stored, str(path))
-    config = path.with_name("adapter_config.json")
-    settings = config.read_text(encoding="utf-8") if path.stem == "adapter_model" and config.is_file() else None
-    alphas = peft_settings(header.metadata, settings)
-    tensors = to_kohya(stored, header.family, alphas, str(path))
+    stored = read_tensors(header)
+    settings, _ = peft_settings_of(header, stored)
+    tensors = to_kohya(stored, header.family, settings, str(path))
     found = pairs(tensors, str(path))
     return LoraFile(
         path,
@@ -153,6 +144,62 @@ def load_lora(path: Path) -> LoraFile:
         {name: pair.rank for name, pair in found.items()},
         {name: pair.alpha for name, pair in found.items()},
     )
+
+
+def read_tensors(header: LoraHeader) -> dict[str, torch.Tensor]:
+    """Every tensor of the file, on the CPU, as stored.
+
+    Raises:
+        LoraFileError: it cannot be read, or a tensor has NaN, infinity or whole numbers.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = header.path
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, AttributeError) as error:
+        raise LoraFileError(f"{path}: cannot be read ({_one_line(error)}); copy or save the file again") from None
+    _check_numbers(stored, str(path))
+    return stored
+
+
+def peft_settings_of(
+    header: LoraHeader, stored: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """peft's settings (see :func:`lora_eval.lora.convert.peft_settings`) and notes.
+
+    ``adapter_config.json`` beside the file is taken whatever the file is called, as long as a layer has its rank: a
+    renamed ``adapter_model.safetensors`` keeps its scale. Where nothing says alpha it is the rank, as in diffusers.
+
+    Raises:
+        LoraFileError: the settings are not JSON.
+    """
+    ranks = {int(tensor.shape[0]) for key, tensor in stored.items() if _PEFT_DOWN.search(key) and tensor.ndim > 1}
+    if not ranks:
+        return {}, []
+    config = header.path.with_name("adapter_config.json")
+    text = config.read_text(encoding="utf-8-sig") if config.is_file() else None
+    notes = []
+    settings = peft_settings(header.metadata, text)
+    beside = bool(settings) and "lora_adapter_metadata" not in header.metadata
+    if beside and not _has_rank(settings, ranks):
+        # the config of another adapter in the same folder
+        settings = {}
+        notes.append(f"{config.name} beside it is of another rank than {', '.join(map(str, sorted(ranks)))}: not read")
+    if not settings and not any(key.endswith(ALPHA) for key in stored):
+        notes.append("its alpha is not known: drawn at scale 1, as diffusers does")
+    return settings, notes
+
+
+_PEFT_DOWN = re.compile(r"\.lora_A(\.\w+)?\.weight$|\.(lora|lora_linear_layer)\.down\.weight$")
+
+
+def _has_rank(settings: Mapping[str, Mapping[str, Any]], ranks: set[int]) -> bool:
+    for one in settings.values():
+        if "r" not in one or {one["r"], *(one.get("rank_pattern") or {}).values()} & ranks:
+            return True
+    return False
 
 
 def check_fits(lora: LoraFile, targets: Sequence[Target], layout: str, family: str) -> dict[str, Pair]:

@@ -150,12 +150,13 @@ def _misfit(pair: Pair, target: Target) -> str:
         ("lora_up", pair.up, target.up_shape(rank)),
     ):
         # 1x1 convolutions are stored with and without their two trailing dimensions
-        if _trimmed(tuple(tensor.shape)) != _trimmed(expected):
+        if trimmed(tuple(tensor.shape)) != trimmed(expected):
             return f"{pair.name}.{half}.weight has shape {tuple(tensor.shape)}, expected {expected}"
     return ""
 
 
-def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+def trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A kernel's shape without its last two dimensions where these are 1, as some programs store 1x1 convolutions."""
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 

@@ -154,6 +154,8 @@ def _gather(plan: Plan, folder: RunFolder, source: EncoderSource, job: Job | Non
     sources = [picture_source(folder.image_path(cell)) for cell in cells]
     size = (plan.sampling.width, plan.sampling.height)
     notes: dict[str, str] = dict(plan.references.get("notes", {}))
+    if said_of := folder.lora_notes():
+        notes["loras"] = ". ".join(f"{name}: {'; '.join(lines)}" for name, lines in said_of.items())
     if names := unchanged(plan, folder):
         notes["effect"] = f"every picture at the largest weight equals weight 0: {', '.join(names)}"
     return build_data(

@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 
 from lora_eval.statistics.ranks import theil_sen
-from lora_eval.training.unrest import Series, blocks, restless, running, swings, validation_noise
+from lora_eval.training.unrest import (
+    Series,
+    beyond_error,
+    blocks,
+    periodic,
+    restless,
+    running,
+    swings,
+    validation_noise,
+)
 
 STATES = ("converged", "still falling", "flat", "oscillating", "diverged", "overfit", "too short")
 STEPS_NEEDED = 30
@@ -223,9 +232,14 @@ def _diagnose(
     best_step = int(v_step[best])
     if train is not None and not averaged:
         log = np.log(np.maximum(loss, 1e-12))
-        unrest = swings(step, log) or (None if _rose(validation, best, noise) else restless(step, log))
+        unrest = swings(step, log) or periodic(step, log, "training")
+        unrest = unrest or (None if _rose(validation, best, noise) else restless(step, log))
         if unrest is not None:
             return _with(_read(validation, "validation", m, best_step, averaged), "oscillating", *unrest)
+    shares = v_error / np.maximum(v_loss, 1e-12)
+    swinging = periodic(v_step, validation.level, "validation") or beyond_error(v_step, validation.level, shares)
+    if swinging is not None:
+        return _with(_read(validation, "validation", m, best_step, averaged), "oscillating", *swinging)
     if _rose(validation, best, noise):
         return _after_the_minimum(validation, train, best, noise, samples)
     return _read(validation, "validation", m, best_step, averaged)
@@ -298,7 +312,7 @@ def _read(
     words = "validation loss" if name == "validation" else "training loss"
 
     log = np.log(np.maximum(loss, 1e-12)) if step is not None and loss is not None and not averaged else None
-    found = swings(step, log) if step is not None and log is not None else None
+    found = (swings(step, log) or periodic(step, log, "training")) if step is not None and log is not None else None
     if found is not None:
         return Diagnosis("oscillating", *found, **common)
     if rise > max(0.26, 4.5 * rise_error) and (

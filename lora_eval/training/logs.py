@@ -1,4 +1,4 @@
-"""Loss histories from anywhere: our ``history.csv``, TensorBoard event files, tables and console logs of trainers.
+"""Loss histories from anywhere: our ``history.csv``, TensorBoard event files, tables, JSON lines, console logs.
 
 ``trainers.py`` has the names, ``parts.py`` joins what a resume took apart.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import codecs
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from lora_eval.errors import RunError
 from lora_eval.training.console import read_console
 from lora_eval.training.events import read_scalars
+from lora_eval.training.json_lines import find_step, read_lines
 from lora_eval.training.parts import LossHistory, Record, make_history
 from lora_eval.training.tables import find_header, read_table
 from lora_eval.training.trainers import (
@@ -31,12 +33,13 @@ EPOCH_RATIO = 1.5
 
 
 def read_history(path: Path | str) -> LossHistory:
-    """Read a loss history: a CSV, a TensorBoard event file, a folder of either, or a kohya text log.
+    """Read a loss history: a CSV, a TensorBoard event file, a folder of either, JSON lines, or a console log.
 
     Args:
         path: ``history.csv`` (columns ``step, loss`` and perhaps ``val_loss, lr``), a file with
-            ``tfevents`` in its name, a folder that holds one of them at any depth, or a text log
-            with progress lines such as ``steps: 10%| ... | 100/1000 [..., avr_loss=0.123]``.
+            ``tfevents`` in its name, a folder that holds one of them at any depth, a file of JSON lines
+            such as ``{"it": 120, "train": {"loss": 0.13}}``, or a console log with
+            progress lines such as ``steps: 10%| ... | 100/1000 [..., avr_loss=0.123]``.
 
     Raises:
         RunError: nothing there, nothing in it, or broken; one line that names the file.
@@ -54,6 +57,9 @@ def read_history(path: Path | str) -> LossHistory:
         text = _decoded(path.read_bytes())
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from None
+    step = find_step(path, text)
+    if step is not None:
+        return _from_lines(path, text, step)
     header = find_header(text)
     return read_console(path, text) if header is None else read_table(path, text, header)
 
@@ -99,17 +105,34 @@ def _from_folder(folder: Path) -> LossHistory:
 
 
 def _from_events(paths: list[Path]) -> LossHistory:
-    """One training and one validation tag of event files of one run, in the order written."""
+    """The losses of event files of one run, in the order written."""
+    return _chosen(paths, paths[0].parent, "TensorBoard", (row for path in paths for row in read_scalars(path)))
+
+
+def _from_lines(path: Path, text: str, step: str) -> LossHistory:
+    """The losses of a log of JSON lines whose counter is called ``step``."""
+    history = _chosen([path], path, "JSON lines", read_lines(path, text, step))
+    if step == "epoch":
+        history.unit = "epoch"
+    return history
+
+
+def _chosen(paths: list[Path], place: Path, kind: str, rows: Iterable[tuple[str, float, float]]) -> LossHistory:
+    """One training and one validation tag out of all that was logged.
+
+    Args:
+        paths: the files that were read.
+        place: the file or folder to name in an error.
+        kind: of the log, for ``LossHistory.source``.
+        rows: (tag, step, value) in the order written.
+    """
     scalars: dict[str, list[tuple[int, float, float]]] = {}
-    place = 0
-    for path in paths:
-        for tag, step, value in read_scalars(path):
-            scalars.setdefault(tag, []).append((place, float(step), value))
-            place += 1
+    for at, (tag, step, value) in enumerate(rows):
+        scalars.setdefault(tag, []).append((at, float(step), value))
     train_tag, val_tag = train_name(scalars), validation_name(scalars)
     if train_tag is None and val_tag is None:
         tags = ", ".join(sorted(scalars)[:6])
-        raise RunError(f"{paths[0].parent} logs no loss (tags: {tags or 'none'}); name the log folder of the training")
+        raise RunError(f"{place} logs no loss (tags: {tags or 'none'}); name the log of the training")
     train = scalars.get(train_tag or "", [])
     concepts = [tag for tag in scalars if tag.startswith(VALIDATION_FAMILY)] if val_tag == VALIDATION_FAMILY else []
     val = _mean([scalars[tag] for tag in concepts]) if concepts else scalars.get(val_tag or "", [])
@@ -124,7 +147,7 @@ def _from_events(paths: list[Path]) -> LossHistory:
     placed = [(at, Record(step, loss, lr=rates.get(step, math.nan))) for at, step, loss in train]
     placed += [(at, Record(step, loss, True)) for at, step, loss in val]
     placed.sort(key=lambda item: item[0])
-    source = f"TensorBoard {train_tag or val_tag}" + (f", {val_tag}" if val_tag and train_tag else "")
+    source = f"{kind} {train_tag or val_tag}" + (f", {val_tag}" if val_tag and train_tag else "")
     history = make_history(paths, [r for _, r in placed], source, is_average(train_tag or ""))
     # a tag of epochs that counts as many as there are steps elsewhere is written by step in fact
     others = max((s for tag, rows in scalars.items() if tag not in (train_tag, val_tag) for _, s, _ in rows), default=0)

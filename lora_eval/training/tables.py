@@ -9,7 +9,15 @@ from typing import NamedTuple
 
 from lora_eval.errors import RunError
 from lora_eval.training.parts import LossHistory, Record, make_history
-from lora_eval.training.trainers import STEP_COLUMNS, is_average, is_loss, rate_name, train_name, validation_name
+from lora_eval.training.trainers import (
+    STEP_COLUMNS,
+    is_average,
+    is_loss,
+    is_validation,
+    rate_name,
+    train_name,
+    validation_name,
+)
 
 # lines before the header are looked through up to here: TrainTrain writes its settings first
 PREAMBLE = 200
@@ -95,7 +103,7 @@ def _choose(path: Path, names: list[str]) -> tuple[_Columns, str]:
         tag = path.stem.rsplit("-tag-", 1)[-1] if "-tag-" in path.stem else ""
         if tag and not is_loss(tag):
             raise RunError(f"{path} holds {tag}, which is no loss; download the scalar of the training loss")
-        at, validation = low.index("value"), "val" in tag.lower()
+        at, validation = low.index("value"), is_validation(tag)
         train_at, val_at = (None, at) if validation else (at, None)
         return _Columns(step, train_at, val_at, None, None, None, is_average(tag)), f" ({tag or 'Value'})"
     tags: dict[str, list[int]] = {}

@@ -1,7 +1,8 @@
-"""How each trainer names its losses: one table of TensorBoard tags, CSV columns and progress-bar names.
+"""How each trainer names its losses: one table of TensorBoard tags, CSV columns, JSON keys and progress-bar names.
 
-To add a trainer: add its names here, in the order of preference, then one test in
-``tests/training/test_trainers.py`` that writes what the trainer writes.
+To add a trainer: add its names here in lower case, in the order of preference (loss, validation, learning
+rate, and the counter in ``STEP_COLUMNS`` where the log is a table or JSON lines), then one test in
+``tests/training/test_trainers.py`` that writes what the trainer writes. Keys of nested JSON are joined by ``/``.
 
 The rule of choice: the first name of the table that the log holds. Among training losses, the loss of
 single steps comes before a running average, because only it shows the step noise; in progress bars the
@@ -41,13 +42,20 @@ VALIDATION_NAMES = (
     "val_loss",  # ours
     "validation_loss",
     "validation/loss",
+    "eval/loss",  # transformers' Trainer, accelerate
+    "eval_loss",
+    "test/loss",
+    "test_loss",
+    "holdout/loss",
 )
 # one tag a validation concept; their mean is taken where there is no total
 VALIDATION_FAMILY = "loss/validation_step/"
-RATE_NAMES = ("lr/unet", "lr/group0", "lr/textencoder", "lr", "learning_rate", "learning rate 1")
+RATE_NAMES = ("lr/unet", "lr/group0", "lr/textencoder", "lr", "learning_rate", "learning rate 1", "train/lr")
 BAR_AVERAGES = ("avr_loss", "avg_loss", "smooth loss")  # kohya sd-scripts (both), OneTrainer
 BAR_LOSSES = ("loss", "train_loss", "step_loss")  # ai-toolkit, OneTrainer, diffusers' scripts
-STEP_COLUMNS = ("step", "global_step", "train/global_step", "trainer/global_step", "_step", "epoch")
+STEP_COLUMNS = ("step", "global_step", "train/global_step", "trainer/global_step", "_step", "it", "epoch")
+# what the name of a loss holds where it is not the training's
+VALIDATION_WORDS = ("val", "eval", "test", "holdout", "held_out")
 _AVERAGES = ("average", "smooth", "avr_", "avg_")
 
 
@@ -56,9 +64,15 @@ def is_average(name: str) -> bool:
     return any(word in name.lower() for word in _AVERAGES)
 
 
+def is_validation(name: str) -> bool:
+    """Whether the name is that of a loss on pictures that are not trained on."""
+    return any(word in name.lower() for word in VALIDATION_WORDS)
+
+
 def is_loss(name: str) -> bool:
-    """Whether a tag names a loss at all; a difference of two losses is none."""
-    return "loss" in name.lower() and "diverg" not in name.lower()
+    """Whether a tag names a loss at all, by the table or by the word; a difference of two losses is none."""
+    low = name.lower()
+    return low in TRAIN_NAMES or low in VALIDATION_NAMES or ("loss" in low and "diverg" not in low)
 
 
 def train_name(names: Iterable[str]) -> str | None:
@@ -68,7 +82,7 @@ def train_name(names: Iterable[str]) -> str | None:
     for wanted in TRAIN_NAMES:
         if wanted in known:
             return known[wanted]
-    others = [name for name in names if is_loss(name) and "val" not in name.lower()]
+    others = [name for name in names if is_loss(name) and not is_validation(name)]
     return min(others, key=lambda name: (is_average(name), name), default=None)
 
 

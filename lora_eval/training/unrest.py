@@ -13,6 +13,13 @@ import numpy as np
 
 # times a swinging curve crosses its trend
 TURNS_NEEDED = 6
+# Periodic swings. Fewer than three periods are a trend; the chance that noise alone shows such a peak is per curve.
+# Chosen on the seeds below 10 000 of ``python -m benchmarks curves``; its figures are of seeds above.
+FEWEST_PERIODS = 3
+CHANCE = 1e-3
+FEWEST_POINTS = 10
+# smallest half swing, as a share of the level: of a validation on fixed pictures, of a training loss
+LEAST_SWING = {"validation": 0.05, "training": 0.1}
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,71 @@ def swings(step: np.ndarray, level: np.ndarray) -> tuple[int, str] | None:
     return None
 
 
+def periodic(step: np.ndarray, level: np.ndarray, name: str) -> tuple[int, str] | None:
+    """Swings of any period, (since, reason) or None: a sine wave about the smooth curve that noise would not show.
+
+    The noise that the wave is compared with is what the wave leaves of this curve. The chance that noise alone shows as
+    good a wave is ``M (1 - R2)^((n - 7) / 2)`` for M frequencies, n points and the wave's share R2 of the variance
+    (Scargle 1982, doi:10.1086/160554, with the variance left over as Baluev 2008, arXiv:0711.0330; the smooth curve
+    and the wave take seven degrees of freedom).
+
+    Args:
+        step: (n,) ascending. level: (n,) logarithm of the loss. name: ``validation`` or ``training``.
+    """
+    n = len(level)
+    most = (n - 1) / 2
+    if n < FEWEST_POINTS or most < FEWEST_PERIODS:
+        return None
+    basis, smooth = _smooth_basis(step, level)
+    off = level - smooth
+    variance = float(off.var())
+    if variance <= 0:
+        return None
+    periods = np.arange(FEWEST_PERIODS, most + 1e-9, 0.25)
+    shares = _wave_shares(step, off, periods, basis)
+    best = int(shares.argmax())
+    left = max(1e-12, 1 - float(shares[best]))
+    chance = len(periods) * left ** ((n - 7) / 2)
+    swing = math.sqrt(2 * variance * float(shares[best]))
+    if chance > CHANCE or swing < LEAST_SWING[name]:
+        return None
+    since = int(step[0] + (step[-1] - step[0]) / periods[best] / 2)
+    share, times = f"{math.expm1(swing):.0%}", f"{periods[best]:.0f}"
+    return since, f"the {name} loss swings by {share} about its trend, {times} times over the run"
+
+
+def _wave_shares(step: np.ndarray, off: np.ndarray, periods: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Share of the variance of ``off`` that the best sine wave with each number of periods over the run takes.
+
+    Many points by FFT on their order, padded so that quarter periods are met. Few by least squares at their steps, the
+    smooth curve fitted anew beside each wave: it had taken a part of the wave.
+    """
+    n = len(off)
+    centred = off - off.mean()
+    if n > 400:
+        power = np.abs(np.fft.rfft(centred, 4 * n)) ** 2
+        return np.minimum(1.0, 2 * power[np.rint(4 * periods).astype(int)] / (n * (centred**2).sum()))
+    t = 2 * np.pi * (step - step[0]) / (step[-1] - step[0]) * (n - 1) / n
+    found = []
+    for count in periods:
+        wave = np.concatenate([basis, np.cos(count * t)[:, None], np.sin(count * t)[:, None]], axis=1)
+        weights, *_ = np.linalg.lstsq(wave, centred, rcond=None)
+        found.append(1 - float(((centred - wave @ weights) ** 2).sum() / (centred**2).sum()))
+    return np.array(found)
+
+
+def beyond_error(step: np.ndarray, level: np.ndarray, error: np.ndarray) -> tuple[int, str] | None:
+    """Swings of a validation whose error is known, also where it has too few points for a spectrum."""
+    if len(level) < 6 or not np.isfinite(error).all() or not (error > 0).all():
+        return None
+    off = level - running(running(level))
+    turns = int(np.count_nonzero(np.diff(np.sign(off[off != 0]))))
+    swing = float(np.abs(off).max())
+    if turns < 4 or swing < LEAST_SWING["validation"] or float(np.median(np.abs(off))) < 3 * float(np.median(error)):
+        return None
+    return int(step[0]), f"the validation loss swings by {math.expm1(swing):.0%}, far beyond its error"
+
+
 def restless(step: np.ndarray, level: np.ndarray) -> tuple[int, str] | None:
     """Step noise that grows, or neighbours that alternate: (since, reason) or None."""
     n = len(level)
@@ -126,14 +198,22 @@ def _basis(t: np.ndarray, tau: float, knot: float) -> np.ndarray:
 
 
 def _smooth_fit(step: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Best of ``a + b exp(-t / tau) + c t + d max(0, t - k)`` over tau and k: falls, plateaus, one turn, no swings."""
+    """The smooth curve under ``level``, see :func:`_smooth_basis`."""
+    return _smooth_basis(step, level)[1]
+
+
+def _smooth_basis(step: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(basis (n, 4), fit (n,)): the best of ``a + b exp(-t / tau) + c t + d max(0, t - k)``
+    over tau and k: falls, plateaus, one turn, no swings.
+    """
     t = (step - step[0]) / max(1e-12, step[-1] - step[0])
     # a smooth curve is as well fitted to a few hundred means of neighbours
     size = max(1, len(t) // 300)
     count = len(t) // size
     short_t, short = (x[: count * size].reshape(count, size).mean(axis=1) for x in (t, level))
 
-    best, result = math.inf, np.full(level.shape, level.mean())
+    best = math.inf
+    basis, result = np.zeros((len(level), 4)), np.full(level.shape, level.mean())
     for tau in (0.01, 0.03, 0.08, 0.2, 0.6):
         for knot in (0.4, 0.55, 0.7):
             part = _basis(short_t, tau, knot)
@@ -141,5 +221,6 @@ def _smooth_fit(step: np.ndarray, level: np.ndarray) -> np.ndarray:
             weights = np.linalg.solve(gram, part.T @ short)
             error = float(((short - part @ weights) ** 2).sum())
             if error < best:
-                best, result = error, _basis(t, tau, knot) @ weights
-    return result
+                best, basis = error, _basis(t, tau, knot)
+                result = basis @ weights
+    return basis, result

@@ -25,6 +25,7 @@ from lora_eval.errors import HostError, LoraFileError
 from lora_eval.host.borrow import WebuiLoan
 from lora_eval.host.protocol import Conditioning, ModelInfo
 from lora_eval.host.webui.host import WebuiHost
+from lora_eval.lora.adapter_match import LoraFit
 
 
 class State:
@@ -219,10 +220,10 @@ class FakeHost(WebuiHost):
     def _forget_loras(self) -> None:
         self.forgotten += 1
 
-    def _count_layers(self, path: Path) -> int:
+    def _fit(self, path: Path) -> LoraFit:
         if path.read_bytes() == b"broken":
             raise LoraFileError(f"{path} is broken")
-        return self.layers
+        return LoraFit(self.layers)
 
     def _check_applied(self, path: Path, name: str, weight: float, layers: int) -> None:
         net = next((net for net in self.webui.loaded if net.name == name), None)

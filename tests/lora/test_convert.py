@@ -127,7 +127,7 @@ def test_settings_are_read_from_either_place() -> None:
     with pytest.raises(LoraFileError, match="JSON"):
         peft_settings({"lora_adapter_metadata": "{"})
     with pytest.raises(LoraFileError, match="DoRA"):
-        peft_settings({}, json.dumps({"use_dora": True}))
+        to_kohya({}, alphas=peft_settings({}, json.dumps({"use_dora": True})))
 
 
 # -- refused ----------------------------------------------------------------------------------------

@@ -98,6 +98,8 @@ ERRORS = (
     "host/webui/interrogate.py",
     "host/webui/queue.py",
     "lora/files.py",
+    "lora/adapter_file.py",
+    "lora/adapter_match.py",
     "lora/targets.py",
     *(
         "scorecard/decision/adaptive.py",

@@ -1,4 +1,4 @@
-"""Histories from our CSV, TensorBoard files (checked against TensorBoard's own reader) and kohya's text log."""
+"""Histories from our CSV, TensorBoard files (checked against TensorBoard's reader), JSON lines and kohya's text log."""
 
 from __future__ import annotations
 
@@ -190,6 +190,53 @@ def test_a_broken_table_names_file_and_line(tmp_path: Path, text: str, words: st
     with pytest.raises(RunError, match=words) as caught:
         read_history(path)
     assert "history.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_json_lines_keep_nan_skip_null_and_count_epochs_where_nothing_else_counts(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text('\n{"epoch": 1, "loss": 0.2, "val_loss": null}\n{"epoch": 2, "loss": NaN, "val_loss": 0.3}\n')
+    history = read_history(path)
+    assert history.step.tolist() == [1, 2] and history.loss[0] == 0.2 and np.isnan(history.loss[1])
+    assert history.val_step.tolist() == [2] and history.unit == "epoch"
+
+
+def test_json_lines_count_steps_where_both_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(f'{{"epoch": 1, "step": {s}, "loss": 0.2}}\n' for s in (10, 20)))
+    history = read_history(path)
+    assert history.step.tolist() == [10, 20] and history.unit == "step"
+
+
+def test_a_line_of_json_cut_off_by_a_killed_training_ends_the_reading(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "loss": 0.2}\n{"step": 2, "loss": 0.1}\n{"step": 3, "lo')
+    assert read_history(path).step.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"step": 1, "loss": 0.2}\n{"step": 2, "lo\n{"step": 3, "loss": 0.1}\n', "line 2: no JSON object"),
+        ('{"step": 1, "loss": 0.2}\n{"loss": 0.1}\n', "line 2: no number under step"),
+        ('{"step": 1, "loss": 0.2}\n{"step": true, "loss": 0.1}\n', "line 2: no number under step"),
+        ('{"loss": 0.1}\n', "line 1: no step"),
+        ("hello\n", "line 1: no step"),
+        ("", "line 1: no step"),
+        ('{"step": 1, "lr": 0.2}\n', "tags: lr"),
+    ],
+)
+def test_broken_json_lines_name_file_and_line(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(text)
+    with pytest.raises(RunError, match=words) as caught:
+        read_history(path)
+    assert "log.jsonl" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_console_log_that_begins_with_json_is_still_a_console_log(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.write_text('{"rank": 16}\n' + "".join(f"steps: 1%| | {s}/9 [0<1, avr_loss=0.{s}]\r" for s in range(1, 9)))
+    assert len(read_history(path).step) == 8
 
 
 def test_kohyas_progress_lines_are_read(tmp_path: Path) -> None:

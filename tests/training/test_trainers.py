@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_tables_and_console_logs_of_every_trainer_are_read(tmp_path: Path, name:
         ("loss/train_step", "loss/validation_step/total_average"),
         ("loss/train_step", "loss/validation_step/fox"),
         ("train_loss", "val/loss"),
+        ("train/loss", "eval/loss"),
     ],
 )
 def test_event_files_of_every_trainer_are_read_with_their_validation(
@@ -81,6 +83,26 @@ def test_event_files_of_every_trainer_are_read_with_their_validation(
     assert history.source == f"TensorBoard {train}, {validation}"
     assert len(history.step) == 300 and history.val_step.tolist() == list(range(30, 301, 30))
     assert any("smooth_loss/other (900)" in note for note in history.notes)
+
+
+def json_lines(path: Path) -> Path:
+    lines = []
+    for s, v in zip(STEPS.tolist(), LOSS, strict=True):
+        line: dict[str, object] = {"it": s, "ep": 1 + s // 60, "train": {"loss": float(v), "lr": 1e-4}}
+        lines.append(json.dumps(line | ({"eval": {"loss": 0.2}} if s % 30 == 0 else {})))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_json_lines_are_read_with_their_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = json_lines(tmp_path / "log.jsonl")
+    history = read_history(path)
+    assert history.step.tolist() == STEPS.tolist() and history.loss == pytest.approx(LOSS)
+    assert history.val_step.tolist() == list(range(30, 301, 30)) and set(history.val_loss) == {0.2}
+    assert set(history.lr) == {1e-4} and not history.averaged and history.notes == []
+    curve(Namespace(file=path, json=False))
+    read = capsys.readouterr().out.splitlines()[1]
+    assert read == (f"read: {path}: JSON lines train/loss, eval/loss: 300 points (step 1 to 300), 10 validations")
 
 
 def test_concepts_without_a_total_are_averaged(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from lora_eval.host.protocol import (
 )
 from lora_eval.host.shipped import TINY_MODEL
 from lora_eval.log import logger
+from lora_eval.lora.adapter_match import LoraFit
 from lora_eval.reading.infotext import write_infotext
 
 if TYPE_CHECKING:
@@ -232,11 +233,11 @@ class StandaloneHost(Host):
             },
         )
 
-    def check_lora(self, path: Path) -> int:
+    def check_lora(self, path: Path) -> LoraFit:
         with self._model_lock:
             self._load()
             assert self._shelf is not None
-            return len(self._shelf.get(Path(path)))
+            return self._shelf.get(Path(path)).fit
 
     def refresh_loras(self) -> None:
         """Nothing to do: a LoRA is given by its path, and a changed file is noticed."""

@@ -1,14 +1,14 @@
-"""A finished LoRA on the standalone host: read once, hooked on while a batch is drawn.
+"""A finished LoRA on the standalone host: read once, on while a batch is drawn.
 
-It goes on by the same hooks as in training, so a file draws what the live network drew. Where the
-file has text encoder layers they are hooked as well, as the WebUI does.
+Plain LoRA goes on by the same hooks as in training, so a file draws what the live network drew. Other formats change
+the weights and give them back. Layers of the text encoders are applied as well, as the WebUI does.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,67 +17,105 @@ import torch
 
 from lora_eval.errors import LoraFileError
 from lora_eval.host.standalone.model import LoadedModel
-from lora_eval.lora.files import load_lora
+from lora_eval.lora.adapter_file import load_adapter
+from lora_eval.lora.adapter_match import Hit, match_adapter
 from lora_eval.lora.layers import LoraLayer, LoraNetwork
 from lora_eval.lora.match import is_text_encoder, pairs
 from lora_eval.lora.metadata import model_hash
+from lora_eval.lora.names import kohya_names
 from lora_eval.lora.targets import Target, as_target, find_targets
 
 _ENDS = 1 << 16
-_NAMED = 3
 
 
 class LoadedLora:
     """A LoRA file matched to the layers of the loaded model.
 
+    Layers of plain LoRA are hooked, as in training; those of other formats change the weights while a batch is drawn.
+
     Attributes:
         content: names the file's content; equal names mean equal weights.
         short_hash: what the WebUI shows under ``Lora hashes``.
+        fit: how many layers took, and what did not.
     """
 
     def __init__(self, model: LoadedModel, path: Path) -> None:
-        file = load_lora(path)
-        where = str(path)
-        unet_part = {key: value for key, value in file.tensors.items() if not is_text_encoder(key)}
+        file = load_adapter(path)
+        matched = match_adapter(file, _modules(model), model.info.family)
         self.path = path
         self.content = hashlib.sha256(repr(file_key(path)).encode()).hexdigest()
         self.short_hash = str(file.metadata.get("sshs_model_hash") or model_hash(path))[:12]
+        self.fit = matched.fit
         self._network: LoraNetwork | None = None
-        if unet_part:
+        plain = {name: hit for name, hit in matched.layers.items() if hit.is_plain}
+        if unet_part := _tensors({name: hit for name, hit in plain.items() if not is_text_encoder(name)}):
             targets = find_targets(model.unet, "all")
             self._network = LoraNetwork.from_tensors(
-                model.unet, targets, unet_part, "diffusers", model.info.family, model.device, where
+                model.unet, targets, unet_part, "diffusers", model.info.family, model.device, str(path)
             )
             self._network.eval().requires_grad_(False)
-        text_part = {key: value for key, value in file.tensors.items() if is_text_encoder(key)}
-        self._text = _text_layers(model, text_part, where)
-        if not len(self):
-            raise LoraFileError(f"{path} holds no LoRA layer; choose a LoRA file")
+        text_part = _tensors({name: hit for name, hit in plain.items() if is_text_encoder(name)})
+        self._text = _text_layers(model, text_part, str(path))
+        self._merged = [hit for hit in matched.layers.values() if not hit.is_plain]
 
     def __len__(self) -> int:
-        return len(self._text) + (len(self._network.layers) if self._network else 0)
+        return self.fit.layers
 
     @property
     def changes_text(self) -> bool:
         """Whether prompts are encoded differently under this LoRA."""
-        return bool(self._text)
+        return bool(self._text) or any(is_text_encoder(hit.name) for hit in self._merged)
 
     @contextmanager
     def applied(self, weight: float) -> Iterator[None]:
         """The LoRA at ``weight`` on the model; off again on leaving in any way."""
         handles: list[Any] = []
-        try:
-            for layer in self._text:
-                handles.append(layer.target.module.register_forward_hook(_TextHook(layer, weight)))
-            if self._network is not None:
-                self._network.multiplier = weight
-                self._network.attach()
-            yield
-        finally:
-            if self._network is not None:
-                self._network.detach()
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as stack:
+            for hit in self._merged:
+                stack.enter_context(hit.merged(weight))
+            try:
+                for layer in self._text:
+                    handles.append(layer.target.module.register_forward_hook(_TextHook(layer, weight)))
+                if self._network is not None:
+                    self._network.multiplier = weight
+                    self._network.attach()
+                yield
+            finally:
+                if self._network is not None:
+                    self._network.detach()
+                for handle in handles:
+                    handle.remove()
+
+
+def _tensors(hits: Mapping[str, Hit]) -> dict[str, torch.Tensor]:
+    return {f"{name}.{part}": tensor for name, hit in hits.items() for part, tensor in hit.parts.items()}
+
+
+def _modules(model: LoadedModel) -> dict[str, Any]:
+    """kohya name -> layer of the UNet or of a text encoder that has a weight, in each spelling that files use."""
+    found: dict[str, Any] = {}
+    for path, module in model.unet.named_modules():
+        if _has_weight(module):
+            try:
+                names: tuple[str, ...] = kohya_names(path, "diffusers", model.info.family)
+            except LoraFileError:
+                names = ("lora_unet_" + path.replace(".", "_"),)
+            found.update(dict.fromkeys(names, module))
+    for number, encoder in enumerate(model.text_encoders, start=1):
+        prefixes = [f"lora_te{number}_"] if model.info.family == "sdxl" else ["lora_te_", "lora_te1_"]
+        for path, module in encoder.named_modules():
+            if _has_weight(module):
+                found.update({prefix + _text_path(path): module for prefix in prefixes})
+    return found
+
+
+def _has_weight(module: Any) -> bool:
+    return isinstance(getattr(module, "weight", None), torch.Tensor) and not isinstance(module, torch.nn.Embedding)
+
+
+def _text_path(path: str) -> str:
+    """releases of transformers differ in whether the encoder sits under text_model; files have it there"""
+    return (path if path.startswith("text_") else f"text_model.{path}").replace(".", "_")
 
 
 @dataclass(frozen=True)
@@ -135,30 +173,13 @@ def file_key(path: Path) -> tuple[Any, ...]:
 def _text_layers(model: LoadedModel, tensors: dict[str, torch.Tensor], where: str) -> list[LoraLayer]:
     """The text encoder part of a file as layers, in the order of the file."""
     targets = _text_targets(model) if tensors else {}
-    layers, unmatched = [], []
+    layers = []
     for name, pair in pairs(tensors, where).items():
-        target = targets.get(name)
-        if target is None:
-            unmatched.append(name)
-            continue
-        shapes = tuple(pair.down.flatten(1).shape), tuple(pair.up.flatten(1).shape)
-        wanted = target.down_shape(pair.rank), target.up_shape(pair.rank)
-        if shapes != wanted:
-            raise LoraFileError(
-                f"{where}: {name} has shapes {shapes}, the text encoder of {model.info.name} needs {wanted}; "
-                f"is it made for another model family than {model.info.family}?"
-            )
         down, up = (
             torch.nn.Parameter(half.flatten(1).to(model.device, torch.float32), requires_grad=False)
             for half in (pair.down, pair.up)
         )
-        layers.append(LoraLayer(target, name, pair.rank, pair.scale, down, up))
-    if unmatched:
-        shown = ", ".join(unmatched[:_NAMED]) + (", ..." if len(unmatched) > _NAMED else "")
-        raise LoraFileError(
-            f"{where}: {len(unmatched)} text encoder layers match none of {model.info.name} ({shown}); "
-            f"is it made for another model family than {model.info.family}?"
-        )
+        layers.append(LoraLayer(targets[name], name, pair.rank, pair.scale, down, up))
     return layers
 
 
@@ -169,9 +190,6 @@ def _text_targets(model: LoadedModel) -> dict[str, Target]:
         prefixes = [f"lora_te{number}_"] if model.info.family == "sdxl" else ["lora_te_", "lora_te1_"]
         for path, module in encoder.named_modules():
             target = as_target(path, module)
-            if target is None or not target.is_linear:
-                continue
-            # releases of transformers differ in whether the encoder sits under text_model; files have it there
-            inner = path if path.startswith("text_") else f"text_model.{path}"
-            found.update({prefix + inner.replace(".", "_"): target for prefix in prefixes})
+            if target is not None and target.is_linear:
+                found.update({prefix + _text_path(path): target for prefix in prefixes})
     return found

@@ -27,9 +27,9 @@ from lora_eval.host.borrow import WebuiLoan
 from lora_eval.host.protocol import Conditioning, ModelInfo
 from lora_eval.host.restore import freeze, kept_modules, kept_random
 from lora_eval.host.webui.host import WebuiHost, networks
-from lora_eval.lora.files import LoraHeader, check_fits, inspect_lora, load_lora
-from lora_eval.lora.match import is_text_encoder, pairs
-from lora_eval.lora.targets import find_targets
+from lora_eval.host.webui.lora_fit import unet_notes, why_not
+from lora_eval.lora.adapter_file import AdapterFile, first, load_adapter
+from lora_eval.lora.adapter_match import LoraFit
 
 _OTHER_FAMILIES = {"is_sd3": "Stable Diffusion 3", "is_ssd": "SSD-1B"}
 
@@ -88,16 +88,18 @@ class A1111Host(WebuiHost):
 
     # -- LoRA -------------------------------------------------------------------------------------
 
-    def _count_layers(self, path: Path) -> int:
+    def _fit(self, path: Path) -> LoraFit:
         model = self._current()
-        info = self._describe(model)
-        header = inspect_lora(path)
-        if header.kind != "LoRA":
-            return _host_layers(header, info.family)
-        file = load_lora(path)
-        fits = check_fits(file, find_targets(model.model.diffusion_model, "all"), "ldm", info.family)
-        text = {key: value for key, value in file.tensors.items() if is_text_encoder(key)}
-        return len(fits) + len(pairs(text, str(path)))
+        family = self._describe(model).family
+        file = load_adapter(path)
+        notes = unet_notes(file, model.model.diffusion_model, family)
+        taken, layers = _host_layers(file)
+        text = [name for name in file.text_layers if name not in taken]
+        if not layers:
+            raise LoraFileError(f"{path}: AUTOMATIC1111 applies none of its keys ({why_not(file)})")
+        if text:
+            notes += (f"{len(text)} text encoder layers are not the model's and draw nothing: {first(text)}",)
+        return LoraFit(layers, notes)
 
     def _forget_loras(self) -> None:
         from modules.processing import StableDiffusionProcessing
@@ -207,20 +209,17 @@ class A1111Model(WebuiLoan):
         """The host's own hooks move the UNet back when ``apply_model`` is called (``--medvram``)."""
 
 
-def _host_layers(header: LoraHeader, family: str) -> int:
-    """Layers that the host finds for a format that only it can apply (LoHa, LoKr, ...). Raises LoraFileError."""
+def _host_layers(file: AdapterFile) -> tuple[set[str], int]:
+    """Names of the file's layers that the host matches, and how many layers of the model they change."""
     import network
 
-    path = header.path
-    net = networks().load_network(path.stem, network.NetworkOnDisk(path.stem, str(path)))
-    matched = {module.network_key.partition(".")[0] for module in net.modules.values()}
-    lost = [key for key in header.shapes if key.partition(".")[0] not in matched]
-    if lost:
-        raise LoraFileError(
-            f"{path}: {len(lost)} of {len(header.shapes)} keys match no layer ({lost[0]}, ...); "
-            f"is it made for another model family than {family}?"
-        )
-    return len(net.modules)
+    path = file.path
+    try:
+        net = networks().load_network(path.stem, network.NetworkOnDisk(path.stem, str(path)))
+    except AssertionError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LoraFileError(f"{path}: AUTOMATIC1111 does not load it ({reason})") from None
+    return {module.network_key.partition(".")[0] for module in net.modules.values()}, len(net.modules)
 
 
 def unmerge(model: Any) -> list[Any]:

@@ -26,14 +26,17 @@ from lora_eval.host.borrow import WebuiLoan, half_precision
 from lora_eval.host.protocol import Conditioning, ModelInfo
 from lora_eval.host.restore import clone_before_norms, freeze, kept_modules, kept_random, make_ordinary
 from lora_eval.host.webui.host import WebuiHost, networks
-from lora_eval.lora.files import LoraHeader, check_fits, inspect_lora, load_lora
-from lora_eval.lora.match import is_text_encoder, pairs
-from lora_eval.lora.targets import find_targets
+from lora_eval.host.webui.lora_fit import unet_notes, why_not
+from lora_eval.lora.adapter_file import first, load_adapter
+from lora_eval.lora.adapter_match import LoraFit
 
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v_prediction"}
 _PLAIN = (torch.float32, torch.float16, torch.bfloat16)
 _TRAINING_MEMORY = {"sd1": 2 << 30, "sd2": 2 << 30, "sdxl": 4 << 30}
 """Bytes asked of the host's memory manager for activations, so that it leaves them free on the GPU."""
+
+# extensions-builtin/sd_forge_lora/networks.py: above this many keys without a place it leaves the whole file out
+_FORGIVEN = 12
 
 
 class ForgeHost(WebuiHost):
@@ -88,24 +91,23 @@ class ForgeHost(WebuiHost):
 
     # -- LoRA -------------------------------------------------------------------------------------
 
-    def _count_layers(self, path: Path) -> int:
+    def _fit(self, path: Path) -> LoraFit:
         model = self._current()
-        info = self._describe(model)
-        header = inspect_lora(path)
-        if header.kind != "LoRA":
-            return _host_layers(model, header, info.family)
-        file = load_lora(path)
-        km = model.forge_objects_original.unet.model
-        fits = check_fits(file, find_targets(km.diffusion_model, "all"), "ldm", info.family)
-        text = pairs({key: value for key, value in file.tensors.items() if is_text_encoder(key)}, str(path))
-        known = _host_text_names(model)
-        unknown = [name for name in text if name not in known]
-        if unknown:
-            raise LoraFileError(
-                f"{path}: {len(unknown)} text encoder layers match none of the model's ({unknown[0]}, ...); "
-                f"is it made for another model family than {info.family}?"
-            )
-        return len(fits) + len(text)
+        family = self._describe(model).family
+        file = load_adapter(path)
+        notes = unet_notes(file, model.forge_objects_original.unet.model.diffusion_model, family)
+        layers, rest, skipped = _host_layers(model, path)
+        for lost, what in ((rest, "match no layer of the model"), (skipped, "are of tensors that the model lacks")):
+            if len(lost) > _FORGIVEN:
+                raise LoraFileError(
+                    f"{path}: {len(lost)} of its keys {what} ({first(lost)}), and Forge leaves a file with more than "
+                    f"{_FORGIVEN} such keys out; is it made for another model family than {family}?"
+                )
+            if lost:
+                notes += (f"{len(lost)} keys {what} and draw nothing: {first(lost)}",)
+        if not layers:
+            raise LoraFileError(f"{path}: Forge applies none of its keys ({why_not(file)})")
+        return LoraFit(layers, notes)
 
     def _forget_loras(self) -> None:
         from modules.processing import StableDiffusionProcessing
@@ -279,24 +281,21 @@ def _unmerged(model: Any, family: str) -> Iterator[None]:
                 _load_patchers([patcher])
 
 
-def _host_layers(model: Any, header: LoraHeader, family: str) -> int:
-    """Layers that the host finds for a format that only it can apply (LoHa, LoKr, ...). Raises LoraFileError."""
+def _host_layers(model: Any, path: Path) -> tuple[int, list[str], list[str]]:
+    """What the host makes of a file: (tensors of the model that it changes, keys without a layer, keys passed over)."""
     from backend.patcher import lora
     from backend.utils import load_torch_file
 
     original = model.forge_objects_original
-    rest = load_torch_file(str(header.path), safe_load=True)
-    unet, rest = lora.load_lora(rest, lora.model_lora_keys_unet(original.unet.model, {}))
-    text, rest = lora.load_lora(rest, lora.model_lora_keys_clip(original.clip.cond_stage_model, {}))
-    if rest:
-        raise LoraFileError(
-            f"{header.path}: {len(rest)} of {len(header.shapes)} keys match no layer ({next(iter(rest))}, ...); "
-            f"is it made for another model family than {family}?"
-        )
-    return len(unet) + len(text)
-
-
-def _host_text_names(model: Any) -> set[str]:
-    from backend.patcher.lora import model_lora_keys_clip
-
-    return set(model_lora_keys_clip(model.forge_objects_original.clip.cond_stage_model, {}))
+    rest = load_torch_file(str(path), safe_load=True)
+    layers, skipped = 0, []
+    for holder, names in (
+        (original.unet.model, lora.model_lora_keys_unet(original.unet.model, {})),
+        (original.clip.cond_stage_model, lora.model_lora_keys_clip(original.clip.cond_stage_model, {})),
+    ):
+        patches, rest = lora.load_lora(rest, names)
+        there = set(holder.state_dict().keys())
+        lost = [key for key in patches if (key if isinstance(key, str) else key[0]) not in there]
+        skipped += [str(key) for key in lost]
+        layers += len(patches) - len(lost)
+    return layers, list(rest), skipped

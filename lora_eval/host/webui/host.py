@@ -10,9 +10,8 @@ import os
 import sys
 import threading
 import time
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ from lora_eval.host.current import current_settings
 from lora_eval.host.protocol import (
     BorrowedModel,
     Drawn,
-    Host,
     HostInfo,
     ImageRequest,
     Job,
@@ -31,13 +29,14 @@ from lora_eval.host.protocol import (
     Sampling,
 )
 from lora_eval.host.webui.draw import txt2img
+from lora_eval.host.webui.parts import WebuiParts
 from lora_eval.host.webui.queue import QueueLock, WebuiJob, reload_watch
 from lora_eval.host.webui.staging import Staging, fits_tag
+from lora_eval.lora.adapter_match import LoraFit
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lora_eval.host.borrow import WebuiLoan
 
 _PACKAGES = ("torch", "numpy", "pillow", "gradio", "open_clip_torch", "transformers", "safetensors")
 
@@ -50,7 +49,7 @@ def networks() -> Any:
     return module
 
 
-class WebuiHost(Host):
+class WebuiHost(WebuiParts):
     """A Stable Diffusion WebUI from the inside. Subclasses know how it holds its model."""
 
     name = "webui"
@@ -62,53 +61,7 @@ class WebuiHost(Host):
         self._worker: int | None = None
         self._run_model: tuple[str, ...] | None = None
         self._staging: Staging | None = None
-        self._known: dict[tuple[str, int, int, str], int] = {}
-
-    # -- what subclasses know ---------------------------------------------------------------------
-
-    @abstractmethod
-    def _loaded(self) -> Any | None:
-        """The model in memory when it is the one that the next picture uses, else None. Takes no lock."""
-
-    @abstractmethod
-    def _load(self) -> Any:
-        """Load what is pending and return the model. Called with the queue held."""
-
-    @abstractmethod
-    def _describe(self, model: Any) -> ModelInfo:
-        """Raises HostError for models that the package does not work with."""
-
-    @abstractmethod
-    def _identity(self) -> tuple[str, ...]:
-        """Names what the next picture is drawn with: checkpoint and VAE. Takes no lock, loads nothing."""
-
-    @abstractmethod
-    def _chunks(self, text: str) -> int:
-        """Number of 75-token chunks that the host cuts ``text`` into."""
-
-    @abstractmethod
-    def _forget_loras(self) -> None:
-        """Un-merge and drop what the host caches by LoRA name. Called with the queue held."""
-
-    @abstractmethod
-    def _count_layers(self, path: Path) -> int:
-        """See :meth:`check_lora`. Called with the queue held and a model loaded."""
-
-    @abstractmethod
-    def _check_applied(self, path: Path, name: str, weight: float, layers: int) -> None:
-        """Raise HostError unless the host's last picture had the LoRA on."""
-
-    @abstractmethod
-    def _pinned(self) -> AbstractContextManager[None]:
-        """While inside, the host draws with the model in memory even when the user chose another meanwhile."""
-
-    @abstractmethod
-    def _refuse(self, model: Any) -> None:
-        """Raise HostError for a way of holding the model that training cannot work with."""
-
-    @abstractmethod
-    def _lend(self, model: Any, info: ModelInfo) -> AbstractContextManager[WebuiLoan]:
-        """The loaded model without any LoRA, frozen, as a loan; put back on leaving. Called with the queue held."""
+        self._known: dict[tuple[str, int, int, str], LoraFit] = {}
 
     # -- who and where ----------------------------------------------------------------------------
 
@@ -383,13 +336,13 @@ class WebuiHost(Host):
 
     # -- LoRA files -------------------------------------------------------------------------------
 
-    def check_lora(self, path: Path) -> int:
+    def check_lora(self, path: Path) -> LoraFit:
         with self._turn("checking a LoRA"), self._same_model():
             self._load()
             return self._checked(Path(path))[0]
 
-    def _checked(self, path: Path) -> tuple[int, bool]:
-        """(layers, whether this file was new here). Read once for each content and checkpoint."""
+    def _checked(self, path: Path) -> tuple[LoraFit, bool]:
+        """(how it fits, whether this file was new here). Read once for each content and checkpoint."""
         try:
             status = os.stat(path)
         except OSError:
@@ -397,21 +350,21 @@ class WebuiHost(Host):
         key = (str(path), status.st_mtime_ns, status.st_size, "\n".join(self._identity()))
         new = key not in self._known
         if new:
-            self._known[key] = self._count_layers(path)
+            self._known[key] = self._fit(path)
         return self._known[key], new
 
     def _prepare(self, lora: LoraUse) -> tuple[LoraUse, int]:
         """The LoRA under a name that the host resolves to this very file and content, and its layer count."""
-        layers, new = self._checked(lora.path)
+        fit, new = self._checked(lora.path)
         if new:
             # another content may have been drawn under this name before; hosts cache by name and never look again
             self._forget_loras()
         if fits_tag(lora.path.stem) and self._resolves(lora.path):
-            return lora, layers
+            return lora, fit.layers
         lent = self.staging.lend(lora.path)
         if not self._resolves(lent):
             raise HostError(f"the WebUI does not find {lent}; is its LoRA folder {self.lora_folder}?")
-        return LoraUse(lent, lora.weight), layers
+        return LoraUse(lent, lora.weight), fit.layers
 
     def _resolves(self, path: Path) -> bool:
         if self.lora_folder.resolve() not in path.resolve().parents and not path.is_relative_to(self.lora_folder):

@@ -14,6 +14,7 @@ from PIL import Image
 from lora_eval.errors import HostError, LoraFileError, RunError
 from lora_eval.files import file_sha256
 from lora_eval.host.protocol import Drawn, Host, Job
+from lora_eval.lora.adapter_match import LoraFit
 from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.plan.checkpoints import PlannedLora
 from lora_eval.scorecard.plan.plan import Cell, Plan
@@ -64,9 +65,15 @@ def draw(host: Host, plan: Plan, folder: RunFolder, job: Job, batch_size: int | 
     layers: dict[str, int] = {}
     if any(missing):
         _check_model(host, plan)
+        notes: dict[str, list[str]] = {}
         for planned in plan.loras:
             _check_file(planned)
-            layers[planned.name] = _check_lora(host, planned)
+            fit = _check_lora(host, planned)
+            layers[planned.name] = fit.layers
+            if fit.notes:
+                notes[planned.name] = list(fit.notes)
+        if notes:
+            folder.write_lora_notes(notes)
     current: PlannedLora | None = None
     with _Writer(folder) as writer:
         for batch, wanted in zip(batches, missing, strict=True):
@@ -86,7 +93,7 @@ def draw(host: Host, plan: Plan, folder: RunFolder, job: Job, batch_size: int | 
     for name in unchanged(plan, folder):
         # where nothing was drawn in this call the host was not asked yet
         lora = next(planned for planned in plan.loras if planned.name == name)
-        result.without_effect[name] = layers.get(name) or _check_lora(host, lora)
+        result.without_effect[name] = layers.get(name) or _check_lora(host, lora).layers
     return result
 
 
@@ -154,11 +161,11 @@ def _check_file(lora: PlannedLora) -> None:
         raise LoraFileError(f"{path} changed since this run began; start a new run folder for the new file")
 
 
-def _check_lora(host: Host, lora: PlannedLora) -> int:
-    layers = host.check_lora(Path(lora.path))
-    if layers < 1:
+def _check_lora(host: Host, lora: PlannedLora) -> LoraFit:
+    fit = host.check_lora(Path(lora.path))
+    if fit.layers < 1:
         raise HostError(f"{lora.path} matches no layer of {host.model().name}; is it for another model family?")
-    return layers
+    return fit
 
 
 def _same_as_base(plan: Plan, folder: RunFolder, lora: PlannedLora) -> bool:

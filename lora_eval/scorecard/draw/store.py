@@ -12,7 +12,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +44,7 @@ class RunFolder:
         self.summary_file = self.root / "summary.csv"
         self.card_file = self.root / "scorecard.json"
         self.page_file = self.root / "report.html"
+        self.lora_notes_file = self.root / "lora-notes.json"
         self.lock_file = self.root / ".lock"
 
     # -- plan ------------------------------------------------------------------------------------
@@ -80,6 +81,14 @@ class RunFolder:
         return longer
 
     # -- pictures --------------------------------------------------------------------------------
+
+    def write_lora_notes(self, notes: Mapping[str, Sequence[str]]) -> None:
+        """Keep what the host said of LoRA files of which it does not apply all: checkpoint -> sentences."""
+        write_json(self.lora_notes_file, {name: list(said) for name, said in notes.items()})
+
+    def lora_notes(self) -> dict[str, list[str]]:
+        """What :meth:`write_lora_notes` kept; empty where every file took whole."""
+        return dict(read_json(self.lora_notes_file)) if self.lora_notes_file.exists() else {}
 
     def image_path(self, cell: Cell) -> Path:
         """Where the cell's picture is or will be."""

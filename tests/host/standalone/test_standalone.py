@@ -173,7 +173,7 @@ def random_lora(host: StandaloneHost, path: Path) -> list[tuple[torch.Tensor, to
 def test_hooks_draw_what_merged_weights_draw(model_folder: Folder, tmp_path: Path) -> None:
     host, path = StandaloneHost(model_folder("sd1")), tmp_path / "mixed.safetensors"
     random_lora(host, path)
-    assert host.check_lora(path) == 4
+    assert host.check_lora(path).layers == 4
     base = drawn(host, CAT, SAMPLING)
     for weight in (1.0, 0.4, -0.5):
         hooked = drawn(host, CAT, SAMPLING, LoraUse(path, weight))
@@ -190,7 +190,7 @@ def test_text_encoder_layers_of_a_lora_are_heard(model_folder: Folder, tmp_path:
     host, path = StandaloneHost(model_folder("sd1")), tmp_path / "text.safetensors"
     random_lora(host, path)
     save_file({key: value for key, value in load_file(path).items() if key.startswith("lora_te")}, path)
-    assert host.check_lora(path) == 1
+    assert host.check_lora(path).layers == 1
     pictures = [drawn(host, CAT, SAMPLING, LoraUse(path, weight)) for weight in (0.0, 0.5, 1.0, 0.5, 0.0)]
     assert np.array_equal(pictures[0], pictures[4]) and np.array_equal(pictures[1], pictures[3])
     assert np.abs(pictures[0] - pictures[1]).max() > 0 and np.abs(pictures[1] - pictures[2]).max() > 0

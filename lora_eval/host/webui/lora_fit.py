@@ -1,0 +1,42 @@
+"""How a LoRA file meets the UNet of a WebUI, beside the WebUI's own count of layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lora_eval.errors import LoraFileError
+from lora_eval.lora.adapter_file import AdapterFile
+from lora_eval.lora.adapter_match import check_family, match_adapter
+from lora_eval.lora.match import is_text_encoder
+from lora_eval.lora.names import kohya_names
+
+
+def unet_notes(file: AdapterFile, unet: Any, family: str) -> tuple[str, ...]:
+    """What of the file's UNet layers does not fit, in sentences.
+
+    Raises:
+        LoraFileError: another family, or less than half of the layers fit.
+    """
+    check_family(file, family)
+    layers = {name: parts for name, parts in file.layers.items() if not is_text_encoder(name)}
+    if not layers:
+        return file.notes
+    modules: dict[str, Any] = {}
+    for path, module in unet.named_modules():
+        if getattr(module, "weight", None) is None:
+            continue
+        try:
+            names: tuple[str, ...] = kohya_names(path, "ldm", family)
+        except LoraFileError:
+            names = ("lora_unet_" + path.replace(".", "_"),)
+        modules.update(dict.fromkeys(names, module))
+    return match_adapter(replace(file, layers=layers), modules, family, merge=False).fit.notes
+
+
+def why_not(file: AdapterFile) -> str:
+    """Why a WebUI may apply nothing of a file that is read here."""
+    plain = all(one == "LoRA" for one in file.formats)
+    if not plain:
+        return f"it is {', '.join(file.formats)}, which this WebUI does not know"
+    return "its keys are spelled as peft or diffusers spell them; lora-eval convert renames them"
