@@ -148,13 +148,13 @@ def embedding(options: argparse.Namespace) -> list[Row]:
     import open_clip
 
     from benchmarks.embedding import bare, pictures
-    from lora_eval.encoders.embed import Encoder
+    from lora_eval.encoders.clip import OpenClipEncoder
 
     device, rows = device_of(options), []
     for name in ("ViT-B-32", "ViT-L-14") if not options.tiny else ("ViT-B-32",):
         torch.manual_seed(0)
         model = open_clip.create_model(name, pretrained=None, device=device)
-        encoder = Encoder(model, open_clip.get_tokenizer(name), "random", device, 64)
+        encoder = OpenClipEncoder(model, open_clip.get_tokenizer(name), "random", device, 64)
         images = pictures(8 if options.tiny else 128, 512)
         loop = bare(model, 64, device)
         cosine = float((encoder.embed_images(images) * loop(images)).sum(axis=1).min())
@@ -179,7 +179,8 @@ def scorecard(options: argparse.Namespace) -> list[Row]:
     """The whole scorecard of 64 pictures against its drawing alone."""
     import open_clip
 
-    from lora_eval.encoders.embed import TINY, Encoder, load_encoder
+    from lora_eval.encoders.clip import TINY, OpenClipEncoder
+    from lora_eval.encoders.registry import load_encoder
     from lora_eval.scorecard.plan.request import ScoreRequest
     from lora_eval.service.scoring import score
 
@@ -191,7 +192,7 @@ def scorecard(options: argparse.Namespace) -> list[Row]:
     else:
         torch.manual_seed(0)
         model = open_clip.create_model("ViT-B-32", pretrained=None, device=device)
-        encoder = Encoder(model, open_clip.get_tokenizer("ViT-B-32"), "random-ViT-B-32", device, 64)
+        encoder = OpenClipEncoder(model, open_clip.get_tokenizer("ViT-B-32"), "random-ViT-B-32", device, 64)
     drawing = 0.0
     generate = host.generate
 

@@ -20,7 +20,9 @@ import torch
 from PIL import Image
 
 from benchmarks.training import now, since
-from lora_eval.encoders.embed import TINY, Encoder, load_encoder
+from lora_eval.encoders.clip import TINY, OpenClipEncoder
+from lora_eval.encoders.protocol import Encoder
+from lora_eval.encoders.registry import load_encoder
 
 # cosine of the two features of one picture: torch's and numpy's rounding, nothing more
 SAME = 0.9999
@@ -48,11 +50,11 @@ def bare(model: Any, batch: int, device: str = "cpu") -> Callable[[list[Image.Im
     return embed
 
 
-def vit(batch: int) -> Encoder:
+def vit(batch: int) -> OpenClipEncoder:
     """A ViT-B-32 at 224 px with random weights."""
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-32", pretrained=None)
-    return Encoder(model, open_clip.get_tokenizer("ViT-B-32"), "random", "cpu", batch)
+    return OpenClipEncoder(model, open_clip.get_tokenizer("ViT-B-32"), "random", "cpu", batch)
 
 
 def pictures(count: int, side: int) -> list[Image.Image]:

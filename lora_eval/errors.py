@@ -15,6 +15,10 @@ class ConfigError(LoraEvalError):
     """A setting is unknown, of the wrong type, or out of range."""
 
 
+class NoTexts(ConfigError):
+    """The encoder knows pictures alone, and texts were to be compared with them."""
+
+
 class DatasetError(LoraEvalError):
     """A folder, picture or caption cannot be used."""
 

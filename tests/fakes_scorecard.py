@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lora_eval.encoders.protocol import Encoder
 from lora_eval.errors import LoraFileError
 from lora_eval.host.protocol import Drawn, Host, HostInfo, ImageRequest, Job, LoraUse, ModelInfo, Sampling
 from lora_eval.lora.adapter_match import LoraFit
@@ -131,7 +132,7 @@ class FakeHost(Host):
 
 
 class FakeEncoder:
-    """Interface of ``scorecard.embed.Encoder``: a fixed projection of the 8x8 picture; words as hashed vectors."""
+    """Interface of ``encoders.protocol.Encoder``: a fixed projection of the 8x8 picture; words as hashed vectors."""
 
     def __init__(self, dim: int = 16, identity: str = "fake") -> None:
         self.id = identity
@@ -158,6 +159,19 @@ class FakeEncoder:
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         self.texts_seen += len(texts)
         return _unit(np.stack([sum(random_of("word", w).standard_normal(self.dim) for w in t.split()) for t in texts]))
+
+
+class FakeImagesOnly(Encoder):
+    """An encoder without texts, by the base class: mean colours of a 4x4 grid."""
+
+    id = "fake-images"
+    dim = 48
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(image.convert("RGB").resize((4, 4), Image.BOX), np.float32) / 255 + 0.01
+
+    def encode(self, batch: np.ndarray) -> np.ndarray:
+        return _unit(batch.reshape(len(batch), -1))
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ def check(arguments: argparse.Namespace) -> int:
 
     encoder = None
     if arguments.encoder is not None:
-        from lora_eval.encoders.embed import load_encoder
+        from lora_eval.encoders.registry import load_encoder
 
         encoder = load_encoder(arguments.encoder, say=None if arguments.quiet else say)
     dataset = scan(arguments.data, arguments.metadata)

@@ -17,6 +17,7 @@ from typing import NoReturn
 from lora_eval import __version__
 from lora_eval.cli.exits import FAILED, STOPPED
 from lora_eval.cli.options import add_score_options
+from lora_eval.encoders.choices import CHOICES
 from lora_eval.errors import Interrupted, LoraEvalError
 from lora_eval.i18n.language import ENGLISH, names, speak
 from lora_eval.log import logger
@@ -66,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
     train.add_argument("--resume", action="store_true", help="go on where an interrupted run of this config stopped")
     train.add_argument(
-        "--encoder", default="auto", help="what measures the test pictures (measure_samples): open_clip model or folder"
+        "--encoder", default="auto", help=f"what measures the test pictures (measure_samples): {CHOICES}"
     )
 
     convert = commands.add_parser(
@@ -87,9 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--resolution", default="512", metavar="WxH", help="size trained at: side or width x height (default: 512)"
     )
     check.add_argument("--held-out", type=Path, metavar="DIR", help="validation pictures; none may be in both")
-    check.add_argument(
-        "--encoder", metavar="NAME", help="also judge how varied the pictures are: auto, open_clip model or folder"
-    )
+    check.add_argument("--encoder", metavar="NAME", help=f"also judge how varied the pictures are: {CHOICES}")
 
     caption = commands.add_parser(
         "caption", parents=[common], help="write captions for pictures that have none, or edit those that are there"
@@ -113,9 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     caption.add_argument("--prepend", default="", metavar="TEXT", help="put in front where it is not there yet")
     caption.add_argument("--append", default="", metavar="TEXT", help="put behind where it is not there yet")
     caption.add_argument("--dry-run", action="store_true", help="show what would change and change nothing")
-    caption.add_argument(
-        "--encoder", default="auto", help="open_clip model as NAME/PRETRAINED, or a folder with its weights"
-    )
+    caption.add_argument("--encoder", default="auto", help=CHOICES)
     caption.add_argument("--terms", type=Path, metavar="FILE", help="YAML of caption terms (default: the shipped list)")
 
     score = commands.add_parser(
@@ -149,9 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take the table's word; what the pictures say of themselves is not read",
     )
-    measure.add_argument(
-        "--encoder", default="auto", help="open_clip model as NAME/PRETRAINED, or a folder with its weights"
-    )
+    measure.add_argument("--encoder", default="auto", help=CHOICES)
     measure.add_argument("--out", type=Path, required=True, metavar="DIR")
 
     curve = commands.add_parser(

@@ -6,10 +6,9 @@ A captioner is any function from picture to text: a WebUI hands in its interroga
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -17,6 +16,7 @@ from PIL import Image
 from lora_eval.dataset.captions import prepend_trigger, write_sidecar, write_table
 from lora_eval.dataset.folder import Dataset, Item
 from lora_eval.dataset.images import open_picture
+from lora_eval.encoders.protocol import Encoder
 from lora_eval.errors import ConfigError
 from lora_eval.files import ASSETS
 from lora_eval.reading.text import NotText, read_text
@@ -24,14 +24,6 @@ from lora_eval.reading.yaml_text import YamlError, parse
 
 TERMS = ASSETS / "terms" / "general.yaml"
 Captioner = Callable[[Image.Image], str]
-
-
-class Encoder(Protocol):
-    """Pictures and texts to unit features of one space, as ``scorecard.embed.Encoder``."""
-
-    def embed_images(self, images: Iterable[Image.Image]) -> np.ndarray: ...
-
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class CaptionOrder:
         edit: find and replace and the like, for captions that are there; with it none are made, unless
             ``overwrite`` asks for them. Its trigger is taken from here.
         form: ``csv``, ``txt`` or None for what the folder does.
-        encoder: see ``scorecard.embed.load_encoder``.
+        encoder: see :func:`lora_eval.encoders.registry.load_encoder`.
         terms: YAML of caption terms; None is the shipped list (the tiny one for the tiny encoder).
         sure: softmax that a term needs, in (0, 1).
     """
@@ -155,7 +155,8 @@ def caption_folder(
 
 
 def _captioner(order: CaptionOrder, encoder: Encoder | None, say: Callable[[str], None] | None) -> Captioner:
-    from lora_eval.encoders.embed import TINY, load_encoder, resolve_encoder
+    from lora_eval.encoders.clip import TINY
+    from lora_eval.encoders.registry import load_encoder, resolve_encoder
 
     name = resolve_encoder(order.encoder)
     groups: Sequence[Group] = load_terms(order.terms or (TINY_TERMS if name == TINY else TERMS))

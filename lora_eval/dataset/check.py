@@ -7,18 +7,17 @@ source article (50 to 200 clean, sharp, evenly lit pictures) and of caption-audi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from lora_eval.dataset import buckets, captions
 from lora_eval.dataset.folder import Dataset, Item
 from lora_eval.dataset.images import open_picture
 from lora_eval.dataset.quality import Look, look, near_duplicates
+from lora_eval.encoders.protocol import Encoder
 from lora_eval.errors import DatasetError
 
 SEVERITIES = ("error", "warning", "info")
@@ -62,12 +61,6 @@ _STOP_WORDS = frozenset(
 )
 
 
-class PictureEncoder(Protocol):
-    """Pictures to (n, D) unit features, as ``scorecard.embed.Encoder``."""
-
-    def embed_images(self, images: Iterable[Image.Image]) -> np.ndarray: ...
-
-
 @dataclass(frozen=True)
 class Finding:
     """One thing found. ``severity`` is one of SEVERITIES, ``picture`` "" when it is about the whole folder."""
@@ -92,7 +85,7 @@ def check(
     held_out: Sequence[Item] = (),
     count_tokens: Callable[[str], int] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    encoder: PictureEncoder | None = None,
+    encoder: Encoder | None = None,
 ) -> list[Finding]:
     """Everything worth saying about a dataset, errors first.
 
@@ -105,8 +98,8 @@ def check(
         held_out: pictures kept for validation: none may look like a training picture.
         count_tokens: the model's own tokenizer; without it tokens are estimated.
         progress: called with (pictures looked at, all pictures).
-        encoder: image encoder (``scorecard.embed.load_encoder``); without it the variety of angles and poses is not
-            judged, because pixels do not show it.
+        encoder: see :mod:`lora_eval.encoders.registry`; without it the variety of angles and poses is not judged,
+            because pixels do not show it.
     """
     looks, found = _look_at_all(dataset, [*dataset.items, *held_out], progress)
     own = [looks[item.path] for item in dataset.items if item.path in looks]
@@ -252,7 +245,7 @@ def leakage(dataset: Dataset, training: list[Look], held_out: list[Look]) -> lis
     return found
 
 
-def _variety(dataset: Dataset, looks: list[Look], encoder: PictureEncoder) -> list[Finding]:
+def _variety(dataset: Dataset, looks: list[Look], encoder: Encoder) -> list[Finding]:
     if len(looks) < 4:
         return []
     features = encoder.embed_images(open_picture(one.path) for one in looks)

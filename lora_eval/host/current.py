@@ -16,7 +16,7 @@ class Settings:
 
     Attributes:
         batch_size: pictures drawn at once in a sweep.
-        encoder: image and text encoder of the scorecard, ``auto`` or as in ``scorecard.embed.load_encoder``.
+        encoder: of the scorecard, as in :func:`lora_eval.encoders.registry.load_encoder`.
         allowed: folders besides the host's own that requests from outside may name.
         output: where run folders go; None: the host's own place for them.
         language: what reports and sentences are written in, see ``lora_eval.i18n.language``.

@@ -100,14 +100,14 @@ class RunData:
         thumbs: (N, S, S) float32 in [0, 1], grey.
         styles: (N, K) float32 style statistics (Lab moments, texture), columns ``style_names``.
         pixels: (N, P) float32 distortion statistics, columns ``pixel_names``.
-        texts: text -> (D,) float32 unit feature, same encoder.
+        texts: text -> (D,) float32 unit feature, same encoder; empty where it knows pictures alone.
         references: pictures of the concept; held-out ones where the training set was split.
         training: the pictures the LoRA was trained on, for the copy check.
         histories: checkpoint's LoRA name -> path of a loss history.
         extra: other encoders' features by name, for example ``dino``: (N, D).
         extra_references: the same for the references.
         encoder: name of the encoder, for the report.
-        notes: what is missing and why, by topic (``references``, ``history``, ``face``, ...).
+        notes: what is missing and why, by topic (``references``, ``history``, ``texts``, ``face``, ...).
     """
 
     cells: pd.DataFrame

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 import lora_eval
+from lora_eval.encoders.protocol import Encoder
 from lora_eval.errors import RunError
 from lora_eval.files import read_json
 from lora_eval.host.protocol import Host, Job, ModelInfo
@@ -19,7 +20,7 @@ from lora_eval.scorecard.decision.adaptive import Stop, account, next_round, wit
 from lora_eval.scorecard.dimensions.measure import measure
 from lora_eval.scorecard.draw.draw import draw, unchanged
 from lora_eval.scorecard.draw.store import TABLE_FILE, RunFolder
-from lora_eval.scorecard.features.cache import AnyEncoder, FeatureCache
+from lora_eval.scorecard.features.cache import FeatureCache
 from lora_eval.scorecard.features.collect import EncoderSource, Material, build_data, measured_with, picture_source
 from lora_eval.scorecard.features.references import References, find_references
 from lora_eval.scorecard.plan.make import make_plan
@@ -39,7 +40,7 @@ def score(
     request: ScoreRequest,
     out: Path | str | None = None,
     *,
-    encoder: str | AnyEncoder | None = None,
+    encoder: str | Encoder | None = None,
     histories: dict[str, str] | None = None,
     resamples: int = 1000,
 ) -> Scorecard:
@@ -98,7 +99,7 @@ def score(
                 plan = folder.extend(plan, more)
 
 
-def report(run_dir: Path | str, encoder: AnyEncoder | None = None, resamples: int = 1000) -> Scorecard:
+def report(run_dir: Path | str, encoder: Encoder | None = None, resamples: int = 1000) -> Scorecard:
     """Measure a run again and write its tables and reports again, from the pictures alone.
 
     Raises:
@@ -117,7 +118,7 @@ def report(run_dir: Path | str, encoder: AnyEncoder | None = None, resamples: in
         return write_results(folder, run, measured, shown, provenance(plan, run, more))
 
 
-def load_run(run_dir: Path | str, encoder: AnyEncoder | None = None) -> tuple[Plan, RunData]:
+def load_run(run_dir: Path | str, encoder: Encoder | None = None) -> tuple[Plan, RunData]:
     """The plan of a drawn run and all that measuring needs of its pictures. Writes nothing but the feature cache.
 
     Raises:
@@ -226,8 +227,8 @@ def _cells_table(plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(CELL_COLUMNS))
 
 
-def _encoder_name(encoder: str | AnyEncoder, model: ModelInfo, width: int) -> str:
-    from lora_eval.encoders.embed import resolve_encoder
+def _encoder_name(encoder: str | Encoder, model: ModelInfo, width: int) -> str:
+    from lora_eval.encoders.registry import resolve_encoder
 
     return resolve_encoder(encoder, model, width) if isinstance(encoder, str) else encoder.id
 

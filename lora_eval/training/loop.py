@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lora_eval.encoders.protocol import Encoder
 from lora_eval.host.protocol import Host, Job, ModelInfo
 from lora_eval.training.config import TrainConfig, load_config
 from lora_eval.training.memory import free_memory, is_out_of_memory, keep_smaller, next_smaller
@@ -15,7 +16,6 @@ from lora_eval.training.prepare import check_model, read_items
 from lora_eval.training.result import TrainResult
 from lora_eval.training.run import RunPaths, check_space, last_run, new_run
 from lora_eval.training.session import Session
-from lora_eval.training.watch import PictureEncoder
 
 __all__ = ["TrainResult", "train"]
 
@@ -25,7 +25,7 @@ def train(
     config: TrainConfig,
     job: Job | None = None,
     resume: bool | Path = False,
-    encoder: PictureEncoder | None = None,
+    encoder: Encoder | None = None,
 ) -> TrainResult:
     """Train a LoRA on the host's model.
 
@@ -35,7 +35,7 @@ def train(
         job: an exclusive job already begun; None asks the host for one.
         resume: go on with the latest unfinished run of this config, or with that of a run folder, instead of starting
             a new one.
-        encoder: image and text encoder (``scorecard.embed.load_encoder``); with it the test pictures of
+        encoder: image and text encoder (:func:`lora_eval.encoders.registry.load_encoder`); with it the test pictures of
             ``sample_prompts`` are measured into ``samples.csv``.
 
     Returns:
@@ -73,7 +73,7 @@ def _train(
     job: Job | None,
     resume: bool,
     shown: int,
-    encoder: PictureEncoder | None,
+    encoder: Encoder | None,
 ) -> TrainResult:
     # before the model is touched: an unwritable folder must not cost the encoding of a thousand pictures
     check_space(paths, config, 0, 0, [host.lora_folder] if config.publish else [])
@@ -108,7 +108,7 @@ def _borrow_and_run(
     job: Job,
     resume: bool,
     notes: list[str],
-    encoder: PictureEncoder | None,
+    encoder: Encoder | None,
 ) -> TrainResult:
     with ExitStack() as stack:
         borrowed = stack.enter_context(host.borrow_model())

@@ -8,6 +8,7 @@ import time
 import torch
 
 from lora_eval.dataset.images import open_picture
+from lora_eval.encoders.protocol import Encoder
 from lora_eval.errors import Interrupted, RunError
 from lora_eval.host.protocol import BorrowedModel, Host, Job, ModelInfo
 from lora_eval.lora.layers import LoraNetwork
@@ -28,7 +29,7 @@ from lora_eval.training.step import Optimisation, Stepper, StepResult, TrainingD
 from lora_eval.training.stopping import Diverged, Early, Stopping
 from lora_eval.training.tensorboard import EventLog
 from lora_eval.training.validation import FixedLoss, FixedResult, TimestepReference, evaluating
-from lora_eval.training.watch import PictureEncoder, SampleWatch
+from lora_eval.training.watch import SampleWatch
 
 VALIDATIONS = 20
 VALIDATION_SHARE = 0.2
@@ -45,7 +46,7 @@ class Session:
         info: ModelInfo,
         borrowed: BorrowedModel,
         job: Job,
-        encoder: PictureEncoder | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         self.encoder = encoder
         self.watch: SampleWatch | None = None
@@ -146,6 +147,8 @@ class Session:
         texts = class_prompts(self.config)
         with undisturbed(), torch.no_grad():
             self.watch = SampleWatch(self.paths.measured, self.encoder, references, texts, resume_at)
+        if self.watch.missing:
+            self.notes.append(self.watch.missing)
 
     def _to_device(self, material: Material) -> None:
         """Latents live on the device when they are small: no transfer in each step."""

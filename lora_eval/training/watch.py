@@ -4,7 +4,8 @@ Three numbers a step, each against the model before training, in ``samples.csv``
 
 * fidelity: 0 = as before training, 1 = as alike as the references are among themselves;
 * diversity: mean distance between pictures of one prompt, over that of step 0; a fall is collapse;
-* alignment: similarity to the prompt's text, over that of step 0; a fall is deafness.
+* alignment: similarity to the prompt's text, over that of step 0; a fall is deafness. Empty where the encoder knows no
+  texts.
 
 Diversity and alignment fall while a concept is learnt, too. What speaks of overfitting is a fall that buys nothing:
 an earlier step was as faithful and better in one of the three (:func:`decline`).
@@ -14,15 +15,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from lora_eval.encoders.protocol import Encoder
+from lora_eval.errors import NoTexts
 from lora_eval.files import write_text
 from lora_eval.training.curve import Samples
 from lora_eval.training.history import read_rows
@@ -35,16 +38,8 @@ SAMPLES_FILE = "samples.csv"
 COLUMNS = ("step", "fidelity", "diversity", "alignment", "clip_i", "distance", "clip_t")
 
 
-class PictureEncoder(Protocol):
-    """Pictures and texts to unit features of one space, as ``scorecard.embed.Encoder``."""
-
-    def embed_images(self, images: Iterable[Image.Image]) -> np.ndarray: ...
-
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray: ...
-
-
 class SampleWatch:
-    """Measures the test pictures of each step.
+    """Measures the test pictures of each step. ``missing`` says what cannot be measured and why, "" for nothing.
 
     Args:
         path: ``samples.csv``.
@@ -57,7 +52,7 @@ class SampleWatch:
     def __init__(
         self,
         path: Path,
-        encoder: PictureEncoder,
+        encoder: Encoder,
         references: Sequence[Image.Image],
         texts: Sequence[str],
         resume_at: int | None = None,
@@ -65,7 +60,12 @@ class SampleWatch:
         self.path = path
         self._encoder = encoder
         self._references = encoder.embed_images(references)
-        self._texts = encoder.embed_texts(list(texts))
+        self._texts: np.ndarray | None = None
+        self.missing = ""
+        try:
+            self._texts = encoder.embed_texts(list(texts))
+        except NoTexts as why:
+            self.missing = f"alignment of test pictures is not measured: {why}"
         self._ceiling = _mean_pairwise(self._references)
         self.rows: list[dict[str, float | None]] = []
         if resume_at is not None and path.is_file():
@@ -77,8 +77,10 @@ class SampleWatch:
         row: dict[str, float | None] = {
             "step": step,
             "clip_i": float((np.concatenate(features) @ self._references.T).mean()),
-            "clip_t": float(np.mean([(f @ text).mean() for f, text in zip(features, self._texts, strict=True)])),
+            "clip_t": None,
         }
+        if self._texts is not None:
+            row["clip_t"] = float(np.mean([(f @ text).mean() for f, text in zip(features, self._texts, strict=True)]))
         spreads = [1 - spread for f in features if (spread := _mean_pairwise(f)) is not None]
         row["distance"] = float(np.mean(spreads)) if spreads else None
         self.rows = [old for old in self.rows if old["step"] != step]
@@ -101,11 +103,12 @@ class SampleWatch:
 
 def load_watcher(
     host: Host, config: TrainConfig, name: str = "auto", say: Callable[[str], None] | None = None
-) -> PictureEncoder | None:
+) -> Encoder | None:
     """The encoder that ``measure_samples`` asks for, on the CPU so that training keeps its memory; None when off.
 
     Args:
-        name: as in ``scorecard.embed.load_encoder``; ``auto`` goes by the host's model and the size of the pictures.
+        name: as in :func:`lora_eval.encoders.registry.load_encoder`; ``auto`` goes by the host's model and the size
+            of the pictures.
         say: told before a download.
 
     Raises:
@@ -113,7 +116,7 @@ def load_watcher(
     """
     if not config.measure_samples:
         return None
-    from lora_eval.encoders.embed import load_encoder, resolve_encoder
+    from lora_eval.encoders.registry import load_encoder, resolve_encoder
 
     width = (config.resolution or host.native_size())[0]
     return load_encoder(resolve_encoder(name, host.model(), width), say=say)

@@ -110,7 +110,7 @@ def test_train_measures_and_stops_by_the_encoder_asked_for(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, data: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    embed = pytest.importorskip("lora_eval.encoders.embed")
+    embed = pytest.importorskip("lora_eval.encoders.registry")
     monkeypatch.setattr(embed, "load_encoder", lambda name, say=None: asked.append(name) or Planted(WORSENING))
     config = tmp_path / "c.yaml"
     config.write_text(yaml.safe_dump(settings(data)))
@@ -133,7 +133,7 @@ def test_train_measures_and_stops_by_the_encoder_asked_for(
 def test_a_job_of_the_tab_measures_by_the_settings_encoder(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embed = pytest.importorskip("lora_eval.encoders.embed")
+    embed = pytest.importorskip("lora_eval.encoders.registry")
     monkeypatch.setattr(embed, "load_encoder", lambda name, say=None: Planted(WORSENING))
     queue, host = JobQueue(), FakeHost(tmp_path / "host")
     state = queue.wait(submit.submit_train(queue, lambda: host, make_config(settings(data))), 120)
@@ -144,7 +144,7 @@ def test_a_job_of_the_tab_measures_by_the_settings_encoder(
 def test_a_config_that_cannot_run_loads_no_encoder(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, data: Path, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embed = pytest.importorskip("lora_eval.encoders.embed")
+    embed = pytest.importorskip("lora_eval.encoders.registry")
     monkeypatch.setattr(embed, "load_encoder", lambda *_, **__: pytest.fail("loaded"))
     config = tmp_path / "c.yaml"
     config.write_text(yaml.safe_dump(settings(data, sample_prompts=[])))
@@ -180,7 +180,7 @@ def test_check_finds_validation_pictures_among_the_training_ones(
 def test_check_judges_variety_when_an_encoder_is_named(
     capsys: pytest.CaptureFixture[str], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embed = pytest.importorskip("lora_eval.encoders.embed")
+    embed = pytest.importorskip("lora_eval.encoders.registry")
 
     class Same:
         def embed_images(self, images: Any) -> np.ndarray:

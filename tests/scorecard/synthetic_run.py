@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lora_eval.scorecard.data import Element, Pictures, Prompt, RunData
+from lora_eval.scorecard.features.pixels import STYLE_NAMES
 
 WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 ROLES = (
@@ -16,7 +17,8 @@ ROLES = (
     "negative", "unrelated", "unrelated",
 )  # fmt: skip
 D = 96
-STYLES = ["L_mean", "a_mean", "b_mean", "L_std", "chroma", "edges"]
+# the first six of pixels.STYLE_NAMES, so that a measure that asks for one by name finds it
+STYLES = list(STYLE_NAMES[:6])
 PIXELS = ["clipped", "saturation", "high_band", "sharpness", "blur", "noise"]
 
 

@@ -17,7 +17,16 @@ from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.scorecard.tables import CELL_COLUMNS, SUMMARY_COLUMNS
 from lora_eval.service.scoring import read_card, report, score
-from tests.fakes_scorecard import FakeEncoder, FakeHost, make_lora, read_json, small_request, small_score, tree_hashes
+from tests.fakes_scorecard import (
+    FakeEncoder,
+    FakeHost,
+    FakeImagesOnly,
+    make_lora,
+    read_json,
+    small_request,
+    small_score,
+    tree_hashes,
+)
 
 REPO = Path(__file__).resolve().parents[2]
 TABLES = ("cells.csv", "summary.csv", "scorecard.json")
@@ -142,7 +151,7 @@ def kill_and_finish(root: Path, run: Path, out: Path, total: int, choose: random
 
 
 def command(root: Path, out: Path, calls: int) -> list[str]:
-    code = "import sys; from tests.fakes_scorecard import score_and_die; score_and_die(*sys.argv[1:])"
+    code = "import sys; from tests.fakes_scorecard import FakeImagesOnly, score_and_die; score_and_die(*sys.argv[1:])"
     return [sys.executable, "-c", code, str(root), str(out), str(calls)]
 
 
@@ -275,3 +284,26 @@ def test_a_host_that_fails_leaves_what_was_drawn(whole, tmp_path):
             encoder=FakeEncoder(),
         )
     assert len(list((tmp_path / "run" / "images").glob("*.png"))) == 10
+
+
+def test_by_an_encoder_without_texts_what_needs_them_is_not_measured_and_says_why(whole, tmp_path):
+    root, _, _ = whole
+    _, card = small_score(root, tmp_path / "run", encoder=FakeImagesOnly())
+    why = "not measured: the encoder fake-images knows no texts; name an open_clip model as encoder"
+    found = rows(tmp_path / "run" / "summary.csv")
+    for dimension, measures in (
+        ("alignment", {"clip_t", "elements_kept", "negative_effect", "score"}),
+        ("generalisation", {"alignment_kept"}),
+    ):
+        unsaid = [row for row in found if row["dimension"] == dimension and row["verdict"] == why]
+        assert {row["measure"] for row in unsaid} == measures and all(row["value"] == "" for row in unsaid)
+    assert {row["measure"] for row in found if row["dimension"] == "alignment"} == {
+        "clip_t", "elements_kept", "negative_effect", "score",
+    }  # fmt: skip
+    assert card.dimensions["alignment"].score is None and "knows no texts" in card.dimensions["alignment"].reason
+    assert card.dimensions["fidelity"].score is not None
+    assert read_card(tmp_path / "run")["provenance"]["encoder"] == "fake-images"
+    assert "knows no texts" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    before = tree_hashes(tmp_path / "run")
+    report(tmp_path / "run", FakeImagesOnly(), resamples=100)
+    assert tree_hashes(tmp_path / "run") == before

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from lora_eval.encoders.protocol import Encoder
 from lora_eval.errors import ConfigError
 from lora_eval.training.config import make_config
 from lora_eval.training.curve import Samples
 from lora_eval.training.loop import TrainResult, train
 from lora_eval.training.samples import class_prompts, sample_prompts
 from lora_eval.training.watch import (
-    PictureEncoder,
     SampleWatch,
     decline,
     load_watcher,
@@ -27,6 +27,7 @@ from lora_eval.training.watch import (
     samples_beside,
 )
 from tests.fakes import FakeHost, write_dataset
+from tests.fakes_scorecard import FakeImagesOnly
 
 RED, GREEN, BLUE = np.eye(3, dtype=np.float32)
 
@@ -176,7 +177,7 @@ def toward(share: float) -> np.ndarray:
 WORSENING = [toward(share) for share in (0.0, 0.5, 0.9, 0.6, 0.4, 0.2, 0.1)]
 
 
-def preview_run(folder: Path, encoder: PictureEncoder | None, **values: Any) -> TrainResult:
+def preview_run(folder: Path, encoder: Encoder | None, **values: Any) -> TrainResult:
     data = folder / "data"
     if not data.exists():
         write_dataset(data, 8)
@@ -249,13 +250,13 @@ def test_a_caller_without_an_encoder_is_told(tmp_path: Path) -> None:
 
 def test_the_encoder_is_loaded_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    embed = pytest.importorskip("lora_eval.encoders.embed")
-    monkeypatch.setattr(embed, "load_encoder", lambda name, say=None: asked.append(name))
+    registry = pytest.importorskip("lora_eval.encoders.registry")
+    monkeypatch.setattr(registry, "load_encoder", lambda name, say=None: asked.append(name))
     host = FakeHost(tmp_path)
     assert load_watcher(host, make_config({})) is None and asked == []
     load_watcher(host, make_config({"measure_samples": True}), "some/encoder")
     load_watcher(host, make_config({"measure_samples": True}))
-    assert asked == ["some/encoder", embed.DEFAULT]
+    assert asked == ["some/encoder", registry.DEFAULT]
 
 
 def test_the_measures_beside_a_history_go_into_its_diagnosis(tmp_path: Path) -> None:
@@ -264,3 +265,13 @@ def test_the_measures_beside_a_history_go_into_its_diagnosis(tmp_path: Path) -> 
         found = samples_beside(path)
         assert found is not None and list(found.step) == [0]
     assert samples_beside(tmp_path / "other" / "history.csv") is None
+
+
+def test_without_texts_alignment_is_empty_and_said(tmp_path: Path) -> None:
+    measured = SampleWatch(tmp_path / "samples.csv", FakeImagesOnly(), [flat(0, 1, 0), flat(0, 1, 1)], ["a red thing"])
+    row = measured.measure(0, [[flat(1, 0, 0), flat(1, 0, 1)]])
+    measured.measure(1, [[flat(0, 1, 0), flat(0, 1, 1)]])
+    assert row["clip_t"] is None and row["alignment"] is None and row["clip_i"] is not None
+    assert measured.missing.startswith("alignment of test pictures is not measured: the encoder fake-images knows no")
+    assert measured.decline() is None and read_samples(tmp_path / "samples.csv") is not None
+    assert measured.missing in preview_run(tmp_path, FakeImagesOnly()).notes

@@ -133,7 +133,8 @@ def _rows(pair: Pair, resamples: int, seed: int) -> list[Row]:
     add(("strength", "distortion beyond weight 0's spread (robust deviations)", "lower"), triggered, distortion,
         "no pixel statistics; run report on both runs")  # fmt: skip
     add(("alignment", "fit to the prompt (CLIP-T)", "higher"), listening, fit,
-        "the prompts were not encoded; run report on both runs", words, nearer)  # fmt: skip
+        "the prompts were not encoded; run report on both runs, or score both with an encoder that knows texts",
+        words, nearer)  # fmt: skip
     return found
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lora_eval.encoders.registry import SPECS
 from lora_eval.scorecard.data import Measure
 from lora_eval.scorecard.dimensions import arrays
 from lora_eval.scorecard.dimensions.context import Context, Estimate, Series, number
@@ -117,7 +118,7 @@ def measure(context: Context) -> None:
     for name in sorted(data.extra):
         if name in data.extra_references:
             _encoder(context, name, data.extra[name], data.extra_references[name], main=False)
-    for name in ("dino", "face"):
+    for name in (spec.second for spec in SPECS if spec.second):
         if name not in data.extra and name in data.notes:
             context.notes.setdefault(name, data.notes[name])
 

@@ -11,33 +11,17 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
+from lora_eval.encoders.protocol import Encoder
 from lora_eval.host.protocol import Job
 from lora_eval.scorecard.draw.store import RunFolder
 from lora_eval.scorecard.features import pixels
 
 CHUNK = 64
 SAVE_EVERY = 16
-
-
-class AnyEncoder(Protocol):
-    """What is needed of an encoder; ``embed.Encoder`` is one."""
-
-    id: str
-    dim: int
-
-    def prepare(self, image: Image.Image) -> np.ndarray:
-        """One picture as the encoder wants it; thread-safe."""
-
-    def encode(self, batch: np.ndarray) -> np.ndarray:
-        """Prepared pictures to (n, dim) unit features."""
-
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts to (n, dim) unit features."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +52,7 @@ class FeatureCache:
 
     folder: RunFolder
     encoder_id: str
-    encoder: Callable[[], AnyEncoder]
+    encoder: Callable[[], Encoder]
     _tables: dict[str, dict[str, dict[str, np.ndarray]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -151,7 +135,7 @@ class FeatureCache:
             job.say(f"measured {total} {what}")
 
     def texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Text -> (D,) unit feature. All are embedded together when any is missing."""
+        """Text -> (D,) unit feature. All are embedded together when any is missing. Raises NoTexts."""
         (table,) = self.table("text", self.encoder_id.replace("|", "_"), "feature")
         unique = sorted(set(texts))
         keys = [hashlib.sha256(text.encode("utf-8")).hexdigest() for text in unique]

@@ -8,14 +8,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lora_eval.dataset.images import open_picture
+from lora_eval.encoders.protocol import Encoder
+from lora_eval.errors import NoTexts
 from lora_eval.host.protocol import Job
 from lora_eval.scorecard.data import Prompt, RunData
 from lora_eval.scorecard.draw.store import content_hash
 from lora_eval.scorecard.features import pixels
-from lora_eval.scorecard.features.cache import AnyEncoder, FeatureCache, Source
+from lora_eval.scorecard.features.cache import FeatureCache, Source
 from lora_eval.scorecard.features.extras import measure_extras
 from lora_eval.scorecard.features.references import References, load_pictures
 
@@ -25,19 +28,19 @@ PACKAGES = ("torch", "numpy", "open_clip_torch", "scikit-image", "pillow")
 class EncoderSource:
     """An encoder by name, loaded when first needed. ``say`` is told before a download."""
 
-    def __init__(self, encoder: str | AnyEncoder, device: str = "cpu") -> None:
-        from lora_eval.encoders.embed import encoder_id
+    def __init__(self, encoder: str | Encoder, device: str = "cpu") -> None:
+        from lora_eval.encoders.registry import encoder_id
 
         self.say: Callable[[str], None] | None = None
         self._name = encoder if isinstance(encoder, str) else ""
         self._device = device
-        self._loaded: AnyEncoder | None = None if isinstance(encoder, str) else encoder
+        self._loaded: Encoder | None = None if isinstance(encoder, str) else encoder
         self.id = encoder_id(encoder) if isinstance(encoder, str) else encoder.id
 
-    def load(self) -> AnyEncoder:
+    def load(self) -> Encoder:
         """The encoder. Raises ConfigError or HostError when it cannot be had."""
         if self._loaded is None:
-            from lora_eval.encoders.embed import load_encoder
+            from lora_eval.encoders.registry import load_encoder
 
             self._loaded = load_encoder(self._name, _torch_device(self._device), self.say)
         return self._loaded
@@ -90,7 +93,11 @@ def build_data(cache: FeatureCache, material: Material, job: Job | None = None) 
         )
     # texts before the extra encoders: the last to save must have read what the others wrote
     texts = [text for prompt in prompts.values() for text in prompt.texts()]
-    embedded = cache.texts(texts) if texts else {}
+    embedded: dict[str, np.ndarray] = {}
+    try:
+        embedded = cache.texts(texts) if texts else {}
+    except NoTexts as why:
+        notes["texts"] = str(why)
     extra, extra_references, missing = measure_extras(cache.folder, kind, sources, existing, size)
     notes.update({name: why for name, why in missing.items() if name not in notes})
     data = RunData(

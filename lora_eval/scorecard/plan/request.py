@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from lora_eval.encoders.choices import CHOICES
 from lora_eval.errors import ConfigError
 from lora_eval.host.protocol import Sampling
 from lora_eval.options.option import in_range, is_multiple, option
@@ -69,7 +70,7 @@ class ScoreRequest:
     encoder: str | None = option(
         None,
         "Image encoder",
-        "auto, an open_clip model as NAME/PRETRAINED, or a folder; empty: as in Settings",
+        f"{CHOICES}; empty: as in Settings",
         group="how",
         path="where it exists",
     )

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import lora_eval
-from lora_eval.encoders.embed import resolve_encoder
+from lora_eval.encoders.protocol import Encoder
+from lora_eval.encoders.registry import resolve_encoder
 from lora_eval.errors import ConfigError, RunError
 from lora_eval.files import make_folder, read_json, write_json
 from lora_eval.report.results import write_results
 from lora_eval.scorecard.data import KINDS, Scorecard
 from lora_eval.scorecard.dimensions.measure import measure
 from lora_eval.scorecard.draw.store import TABLE_FILE, RunFolder
-from lora_eval.scorecard.features.cache import AnyEncoder, FeatureCache
+from lora_eval.scorecard.features.cache import FeatureCache
 from lora_eval.scorecard.features.collect import EncoderSource, Material, build_data, measured_with, picture_source
 from lora_eval.scorecard.features.references import References, find_references
 from lora_eval.scorecard.plan.checkpoints import slug
@@ -52,7 +53,7 @@ def measure_table(
     out: Path | str,
     request: MeasureRequest | None = None,
     *,
-    encoder: str | AnyEncoder = "auto",
+    encoder: str | Encoder = "auto",
     resamples: int = 1000,
 ) -> Scorecard:
     """Measure pictures that were drawn elsewhere and write the reports into ``out``.
@@ -138,7 +139,7 @@ def measure_table(
 _NO_DATA = "no reference pictures; name a folder of pictures of the concept with --data"
 
 
-def measure_again(root: Path, encoder: AnyEncoder | None, resamples: int) -> Scorecard:
+def measure_again(root: Path, encoder: Encoder | None, resamples: int) -> Scorecard:
     """:func:`measure_table` with the settings of the folder's last time."""
     settings = read_json(root / TABLE_FILE)
     try:

@@ -38,7 +38,8 @@ def measure(context: Context) -> None:
     own_text = [data.prompts[name].class_text if name in data.prompts else "" for name in grid.prompts]
     texts = sorted({text for text in own_text if text in data.texts})
     if not texts:
-        context.not_measured(NAME, "score", NO_TEXTS)
+        for name in ("clip_t", "elements_kept", "negative_effect", "score"):
+            context.not_measured(NAME, name, data.notes.get("texts", NO_TEXTS))
         return
     matrix = np.stack([data.texts[text] for text in texts]).astype(np.float64)
     similarity = data.features.astype(np.float64) @ matrix.T

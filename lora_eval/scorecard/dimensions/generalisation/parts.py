@@ -133,6 +133,8 @@ def _alignment_kept(context: Context) -> PartValues | None:
     """Margin between prompts that is kept on challenge prompts, beyond what plain prompts lose."""
     challenge, core = context.grid.prompts_of(CHALLENGE_ROLES), context.grid.core()
     found = context.shared.prompt_margin
+    if found is None and "texts" in context.data.notes:
+        return _miss(context, "alignment_kept", context.data.notes["texts"])
     if not challenge or found is None or not np.isfinite(found.margin).any():
         return _miss(context, "alignment_kept", "no challenge prompt with an encoded text; add some and embed again")
     margin = found.margin

@@ -1,25 +1,18 @@
-"""The one image and text encoder of a scorecard, by open_clip.
-
-One preprocessing serves everything that is compared (generated pictures, references, training
-pictures): a mismatch in resizing alone moves feature distances more than most LoRAs do (Parmar et al.,
-"On Aliased Resizing and Surprising Subtleties in GAN Evaluation", CVPR 2022).
-"""
+"""CLIP and its kin by open_clip: the encoder of pictures and texts that a scorecard uses where none is named."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from lora_eval.encoders.protocol import Encoder, preprocess
 from lora_eval.errors import ConfigError, HostError
 from lora_eval.files import ASSETS, file_sha256
-from lora_eval.host.protocol import ModelInfo
-from lora_eval.host.shipped import is_shipped_model
 
 if TYPE_CHECKING:
     import torch
@@ -27,24 +20,11 @@ if TYPE_CHECKING:
 TINY = "tiny-clip"
 TINY_ENCODER = ASSETS / TINY
 DEFAULT = "ViT-B-32/laion2b_s34b_b79k"
-TINY_SIDE = 128
 WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
 
 
-def resolve_encoder(name: str, model: ModelInfo | None = None, width: int = 512) -> str:
-    """What ``auto`` means: the shipped tiny CLIP for the shipped tiny model's pictures, else the default.
-
-    Args:
-        model: the model that drew; None where that is unknown.
-        width: width of the pictures in pixels.
-    """
-    if name not in ("", "auto"):
-        return name
-    return TINY if model is not None and is_shipped_model(model) and width <= TINY_SIDE else DEFAULT
-
-
-def encoder_id(name: str) -> str:
+def clip_id(name: str) -> str:
     """Name under which features are stored: it changes when the weights do, and needs no weights loaded.
 
     Raises:
@@ -57,7 +37,32 @@ def encoder_id(name: str) -> str:
     return f"{architecture or weights.parent.name}@{file_sha256(weights)[:12]}"
 
 
-class Encoder:
+def load_clip(
+    name: str, device: str = "cpu", say: Callable[[str], None] | None = None, batch_size: int = 64
+) -> OpenClipEncoder:
+    """Load an encoder by open_clip.
+
+    Args:
+        name: open_clip's ``model/pretrained``; a folder with ``open_clip_config.json`` and
+            ``open_clip_model.safetensors``; or ``model=/path/to/weights.safetensors``.
+        device: torch device.
+        say: told what is going on, once, before a download.
+
+    Raises:
+        ConfigError: no such model, folder or file, or weights that do not fit.
+        HostError: the weights are not on this machine and cannot be downloaded; says which file goes where.
+    """
+    import open_clip
+
+    source = _local(name)
+    if source is None:
+        model, tokenizer = _from_hub(open_clip, name, say)
+    else:
+        model, tokenizer = _from_file(open_clip, *source)
+    return OpenClipEncoder(model, tokenizer, clip_id(name), device, batch_size)
+
+
+class OpenClipEncoder(Encoder):
     """Pictures and texts to unit features of one space.
 
     Attributes:
@@ -89,7 +94,7 @@ class Encoder:
         self._std = np.asarray(getattr(visual, "image_std", None) or _OPENAI_STD, np.float32)
         self.dim = int(self.embed_texts(["a"]).shape[1])
 
-    def to(self, device: str) -> Encoder:
+    def to(self, device: str) -> OpenClipEncoder:
         """Move to another torch device; the same encoder."""
         self._model.to(device)
         self._device = device
@@ -107,21 +112,6 @@ class Encoder:
             features = self._model.encode_image(torch.from_numpy(batch).to(self._device)).float()
             return np.asarray(_unit(features).cpu().numpy())
 
-    def embed_images(self, images: Iterable[Image.Image]) -> np.ndarray:
-        """(n, dim) float32 of unit length; the next batch is prepared while this one is encoded."""
-        chunks = _chunks(images, self.batch_size)
-        found: list[np.ndarray] = []
-        with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(self._prepare_next, chunks)
-            while (batch := waiting.result()) is not None:
-                waiting = pool.submit(self._prepare_next, chunks)
-                found.append(self.encode(batch))
-        return np.concatenate(found) if found else np.zeros((0, self.dim), np.float32)
-
-    def _prepare_next(self, chunks: Iterator[list[Image.Image]]) -> np.ndarray | None:
-        chunk = next(chunks, None)
-        return np.stack([self.prepare(image) for image in chunk]) if chunk else None
-
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """(n, dim) float32 of unit length; text beyond the context length is cut."""
         import torch
@@ -136,48 +126,6 @@ class Encoder:
 
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def preprocess(image: Image.Image, size: int, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """(3, size, size) float32: shorter side to ``size`` by Pillow's antialiased bicubic, centre cut out."""
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    width, height = image.size
-    if min(width, height) != size:
-        scale = size / min(width, height)
-        shape = (size, int(height * scale)) if width <= height else (int(width * scale), size)
-        image = image.resize(shape, Image.Resampling.BICUBIC)
-        width, height = image.size
-    if width != height:
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        image = image.crop((left, top, left + size, top + size))
-    pixels = np.asarray(image, np.float32) / 255
-    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
-
-
-def load_encoder(
-    name: str = "auto", device: str = "cpu", say: Callable[[str], None] | None = None, batch_size: int = 64
-) -> Encoder:
-    """Load an encoder.
-
-    Args:
-        name: ``auto``; open_clip's ``model/pretrained``; a folder with ``open_clip_config.json`` and
-            ``open_clip_model.safetensors``; or ``model=/path/to/weights.safetensors``.
-        device: torch device.
-        say: told what is going on, once, before a download.
-
-    Raises:
-        ConfigError: no such model, folder or file, or weights that do not fit.
-        HostError: the weights are not on this machine and cannot be downloaded; says which file goes where.
-    """
-    import open_clip
-
-    name = resolve_encoder(name)
-    source = _local(name)
-    if source is None:
-        model, tokenizer = _from_hub(open_clip, name, say)
-    else:
-        model, tokenizer = _from_file(open_clip, *source)
-    return Encoder(model, tokenizer, encoder_id(name), device, batch_size)
 
 
 def _local(name: str) -> tuple[str, Path] | None:
@@ -328,17 +276,6 @@ def _near(open_clip: Any, architecture: str) -> str:
     names = difflib.get_close_matches(architecture, open_clip.list_models(), 1, 0.4) or ["ViT-B-32"]
     tags = [tag for model, tag in open_clip.list_pretrained() if model == names[0]]
     return f"nearest is {names[0]}/{tags[0]}" if tags else f"use {DEFAULT}"
-
-
-def _chunks(images: Iterable[Image.Image], size: int) -> Iterator[list[Image.Image]]:
-    chunk: list[Image.Image] = []
-    for image in images:
-        chunk.append(image)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:

@@ -10,17 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora_eval.encoders import embed
-from lora_eval.encoders.embed import (
-    CONFIG,
-    DEFAULT,
-    TINY,
-    WEIGHTS,
-    encoder_id,
-    load_encoder,
-    preprocess,
-    resolve_encoder,
-)
+from lora_eval.encoders import clip
+from lora_eval.encoders.clip import CONFIG, DEFAULT, TINY, WEIGHTS
+from lora_eval.encoders.protocol import preprocess
+from lora_eval.encoders.registry import encoder_id, load_encoder, resolve_encoder
 from lora_eval.errors import ConfigError, HostError
 from lora_eval.host.protocol import ModelInfo
 from lora_eval.host.shipped import TINY_MODEL
@@ -170,7 +163,7 @@ def test_offline_the_error_says_which_file_goes_where(monkeypatch):
     def offline(*arguments, **settings):
         raise OSError("Name or service not known\nand much more")
 
-    monkeypatch.setattr(embed, "_safetensors", offline)
+    monkeypatch.setattr(clip, "_safetensors", offline)
     told = []
     with pytest.raises(HostError) as error:
         load_encoder(DEFAULT, say=told.append)
