@@ -337,3 +337,35 @@ def test_every_module_in_the_architecture_exists() -> None:
     names = [name for row in table(inside) for name in code(row[0])]
     assert len(names) > 100
     assert [name for name in names if not (ROOT / "lora_eval" / name).exists()] == []
+
+
+def test_every_file_that_the_guide_to_additions_names_exists() -> None:
+    guide = (
+        prose(ROOT / "docs" / "architecture.md")
+        .split("## To add a ...")[1]
+        .split("## What happens")[0]
+        .split("## Modules")[0]
+    )
+    roots = (ROOT / "lora_eval", ROOT, ROOT / "lora_eval" / "scorecard" / "dimensions" / "generalisation",
+             ROOT / "lora_eval" / "scorecard" / "dimensions" / "consistency",
+             ROOT / "lora_eval" / "scorecard" / "dimensions")  # fmt: skip
+    named = [name for name in re.findall(r"`([\w./-]+(?:\.py|\.json|\.md|/))`", guide)]
+    assert len(named) > 30
+    assert [name for name in named if not any((root / name).exists() for root in roots)] == []
+
+
+def test_every_trainers_names_are_as_the_log_is_searched_and_the_page_names_real_ones() -> None:
+    from lora_eval.training import trainers
+
+    known = {*trainers.TRAIN_NAMES, *trainers.VALIDATION_NAMES, *trainers.BAR_AVERAGES, *trainers.BAR_LOSSES}
+    assert {name for name in (*known, *trainers.RATE_NAMES, *trainers.STEP_COLUMNS) if name != name.lower()} == set()
+    logs = prose(ROOT / "docs" / "what-it-reads.md").split("## Training logs")[1].split("## LoRAs")[0]
+    said = {name for row in table(logs)[1:] for cell in row[1:] for name in code(cell)}
+    assert said - known - {"history.csv", "step", "it", "epoch", "/"} == set()
+
+
+def test_every_encoder_that_can_be_named_is_in_the_help() -> None:
+    from lora_eval.encoders.choices import CHOICES
+    from lora_eval.encoders.registry import NAMED
+
+    assert [name for name in NAMED if name not in CHOICES] == []

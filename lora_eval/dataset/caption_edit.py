@@ -110,7 +110,7 @@ def set_trigger(caption: str, trigger: str, class_word: str = "") -> str:
 
 
 def captioned(dataset: Dataset, item: Item) -> bool:
-    """Whether a person or program wrote this caption; a folder's name that stands in for one does not count."""
+    """Whether a person or program wrote this caption; a folder's name that is used in its place does not count."""
     if dataset.source == "table":
         return bool(item.caption.strip())
     return bool((read_sidecar(item.path, dataset.extension) or "").strip())

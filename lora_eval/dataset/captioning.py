@@ -98,8 +98,9 @@ def caption_folder(
         dry_run: change nothing on disk; the changes say what would be.
         encoder: one already loaded; else ``order.encoder`` is loaded when the first picture needs it.
         captioner: another way to caption, such as a WebUI's interrogator; no encoder is needed then.
-        progress: told (done, total) of the captions made; may raise Interrupted, and what is made by then is kept.
-        say: told before a download.
+        progress: called with (done, total) of the captions made; may raise Interrupted, and what is made by then is
+            kept.
+        say: called with one line before a download.
 
     Raises:
         DatasetError: the folder cannot be read, or an edit cannot be done.

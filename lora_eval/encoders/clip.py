@@ -46,7 +46,7 @@ def load_clip(
         name: open_clip's ``model/pretrained``; a folder with ``open_clip_config.json`` and
             ``open_clip_model.safetensors``; or ``model=/path/to/weights.safetensors``.
         device: torch device.
-        say: told what is going on, once, before a download.
+        say: called once, with one line, before a download.
 
     Raises:
         ConfigError: no such model, folder or file, or weights that do not fit.

@@ -55,7 +55,7 @@ def load_encoder(
     Args:
         name: ``auto``, a name of :data:`NAMED`, or what :func:`lora_eval.encoders.clip.load_clip` takes.
         device: torch device.
-        say: told what is going on, once, before a download.
+        say: called once, with one line, before a download.
 
     Raises:
         ConfigError: no such model, folder or file, weights that do not fit, or a package that is not there.

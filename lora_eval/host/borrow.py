@@ -32,7 +32,7 @@ class Loan(BorrowedModel, Generic[Held]):
         """End the loan; every later call is refused."""
         self._model = None
 
-    def _lent(self) -> Held:
+    def _staged(self) -> Held:
         if self._model is None:
             raise HostError("the loan of the model has ended; borrow it again")
         return self._model
@@ -72,13 +72,13 @@ class WebuiLoan(Loan[Any]):
         """Make the UNet ready again after the host drew or encoded with other parts of the model."""
 
     def draw(self, requests: Sequence[ImageRequest], sampling: Sampling) -> list[Drawn]:
-        self._lent()
+        self._staged()
         drawn = self._preview(requests, sampling)
         self._back_on_device()
         return drawn
 
     def gradient_checkpointing(self, enabled: bool) -> None:
-        self._lent()
+        self._staged()
         self._checkpointing.set(enabled)
 
     def close(self) -> None:

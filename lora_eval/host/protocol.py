@@ -1,6 +1,6 @@
 """The only door to Stable Diffusion for the rest of the package.
 
-A host draws pictures with its own sampler (:meth:`Host.generate`), lends its model for training
+A host draws pictures with its own sampler (:meth:`Host.generate`), gives its model out for training
 (:meth:`Host.borrow_model`) and shows progress (:meth:`Host.job`). Everything else in the package
 works with these few types and never sees diffusers or a WebUI.
 
@@ -189,7 +189,7 @@ class Job:
 
 
 class BorrowedModel(ABC):
-    """The model on loan, ready for autograd; valid only inside :meth:`Host.borrow_model`.
+    """The borrowed model, ready for autograd; valid only inside :meth:`Host.borrow_model`.
 
     Attributes:
         unet: the host's own module; hooks go on it, it is never copied, cast or moved for good.
@@ -296,7 +296,7 @@ class Host(ABC):
         """Work of ``total`` units shown in the host's progress bar, interruptible there."""
 
     def waiting(self) -> int:
-        """Requests of the host's own users that wait for the running job to let go of the model."""
+        """Requests of the host's own users that wait for the running job to release the model."""
         return 0
 
     @abstractmethod

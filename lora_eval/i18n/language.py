@@ -82,7 +82,7 @@ def said(sentence: str) -> str:
     return _said(current(), sentence)
 
 
-def told(line: str) -> str:
+def localized(line: str) -> str:
     """An error or a note in one line, as :func:`said`; the names and values in it stay as they are."""
     if current() == ENGLISH or not line:
         return line

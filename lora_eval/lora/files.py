@@ -330,14 +330,14 @@ def detect_family(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, 
     """``sd1``, ``sd2``, ``sdxl`` or ``unknown``, from facts before claims.
 
     The width of the cross-attention decides (768, 1024, 2048); models of other widths, and files
-    without that layer, are told by the metadata, then by SDXL's way of naming.
+    without that layer, are read from the metadata, then by SDXL's way of naming.
     """
     by_width = CONTEXT_WIDTHS.get(context_width(shapes) or 0)
     if by_width is not None:
         return by_width
-    told = family_of(metadata)
-    if told is not None:
-        return told
+    claimed = family_of(metadata)
+    if claimed is not None:
+        return claimed
     sdxl = ("lora_te1_", "lora_te2_", "text_encoder_2.", "lora_unet_input_blocks_", "lora_unet_output_blocks_")
     return "sdxl" if any(key.startswith(sdxl) for key in shapes) else "unknown"
 

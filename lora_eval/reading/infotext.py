@@ -68,8 +68,8 @@ def write_infotext(prompt: str, negative_prompt: str, parameters: Mapping[str, o
 def read_infotext(text: str) -> Infotext:
     """Take an infotext apart; the inverse of :func:`write_infotext`, and reads what the WebUIs write.
 
-    A line of the prompt that itself starts with ``Negative prompt:`` cannot be told from the real
-    one, in the WebUI as here.
+    A line of the prompt that itself starts with ``Negative prompt:`` cannot be distinguished from the
+    real one, in the WebUI as here.
     """
     body, _, last = text.rstrip().rpartition("\n")
     parameters = _read_pairs(last)

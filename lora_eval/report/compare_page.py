@@ -193,11 +193,11 @@ def _thumb(thumbs: Thumbs, side: Side, row: Mapping[str, str] | None, ident: str
         return '<span class="quiet">–</span>'
     small = " small-pixels" if int(row.get("width") or 0) <= 128 else ""
     twin = f' data-twin="{twin}"' if twin else ""
-    told = text(json.dumps(_facts(row, _metrics(row)), ensure_ascii=False))
+    facts = text(json.dumps(_facts(row, _metrics(row)), ensure_ascii=False))
     width, height = thumbs.size(image)
     return (
         f'<button type="button" class="thumb{small}" id="{ident}" title="{text(title)}" data-full="{href(image)}"{twin}'
-        f' data-facts="{told}"><img src="{src}" alt="{text(title)}" loading="lazy" decoding="async"'
+        f' data-facts="{facts}"><img src="{src}" alt="{text(title)}" loading="lazy" decoding="async"'
         f' width="{width}" height="{height}"></button>'
     )
 

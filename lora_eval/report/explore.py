@@ -95,8 +95,8 @@ def drawn(table: CellTable, x: str, y: str, metric: str) -> str:
             mean = means.get((r, c))
             at = {x: c, y: r}
             pick = all(at.get(axis, held.get(axis)) == table.pick.get(axis, -1) for axis in ("checkpoint", "weight"))
-            told = pick and table.pick.get("weight", -1) >= 0 and bool({x, y} & {"weight", "checkpoint"})
-            css = ' class="pick"' if told else ""
+            recommended = pick and table.pick.get("weight", -1) >= 0 and bool({x, y} & {"weight", "checkpoint"})
+            css = ' class="pick"' if recommended else ""
             count = f"{len(mine)} {t(SCRIPT_WORDS['pictures'])}"
             button = f'<button type="button" data-cells="{",".join(map(str, mine))}" title="{text(count)}">'
             inner = f"{button}{number(mean, digits, sign)}</button>" if mine else "–"

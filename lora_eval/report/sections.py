@@ -52,9 +52,9 @@ def verdict(report: Report) -> str:
         )
     gates = "".join(f"<li>{text(said(gate))}</li>" for gate in card.gates)
     ruled = words("{0} ruled out", len(card.gates))
-    shut = f'<details class="small"><summary>{ruled}</summary><ul>{gates}</ul></details>' if gates else ""
+    failed = f'<details class="small"><summary>{ruled}</summary><ul>{gates}</ul></details>' if gates else ""
     kind = "verdict" if card.checkpoint is not None else "verdict none"
-    return f'<div class="{kind}"><p class="sentence">{text(said(card.verdict))}</p>{use}{shut}</div>'
+    return f'<div class="{kind}"><p class="sentence">{text(said(card.verdict))}</p>{use}{failed}</div>'
 
 
 def dimensions(report: Report) -> str:
@@ -230,11 +230,11 @@ def _diagnosis(report: Report, found: dict[str, dict[str, Any]], names: list[str
     if not known:
         return ""
     name = report.card.checkpoint if report.card.checkpoint in known else known[-1]
-    told = found[str(name)]
-    state = said(str(told.get("state", "")))
-    if told.get("since_step") is not None:
-        state = t("{0} since step {1}", state, told["since_step"])
-    return f"<p><strong>{text(state)}</strong> ({text(name)}): {text(said(str(told.get('reason', ''))))}</p>"
+    facts = found[str(name)]
+    state = said(str(facts.get("state", "")))
+    if facts.get("since_step") is not None:
+        state = t("{0} since step {1}", state, facts["since_step"])
+    return f"<p><strong>{text(state)}</strong> ({text(name)}): {text(said(str(facts.get('reason', ''))))}</p>"
 
 
 def findings(report: Report) -> str:

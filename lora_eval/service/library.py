@@ -89,7 +89,7 @@ def loras(lora_folder: Path, output_folder: Path) -> dict[str, Path]:
 
 
 def _safetensors(folder: Path) -> list[Path]:
-    """Files below ``folder``, links to folders followed, hidden and lent ones left out."""
+    """Files below ``folder``, links to folders followed, hidden and staged ones left out."""
     found = []
     for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "lora_eval_staged")))

@@ -143,7 +143,7 @@ def diagnose(
             have fallen too; without, validation alone decides.
         val_step: (m,) steps of ``val_loss``.
         val_error: (m,) standard error of ``val_loss``, where known.
-        averaged: ``loss`` is a running average: swings cannot be told from it.
+        averaged: ``loss`` is a running average: swings cannot be seen in it.
 
     Returns:
         Diagnosis.

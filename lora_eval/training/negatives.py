@@ -98,7 +98,7 @@ class HardNegatives:
     """The additional loss of a step.
 
     Args:
-        borrowed, network: the model on loan and the LoRA on it.
+        borrowed, network: the borrowed model and the LoRA on it.
         config: the settings.
         prompts: from :func:`negative_prompts`.
         texts: their encodings.

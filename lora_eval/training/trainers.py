@@ -20,6 +20,7 @@ TRAIN_NAMES = (
     "loss/current",  # kohya sd-scripts, lora-scripts
     "loss/train_step",  # OneTrainer
     "loss/step",
+    "loss/loss",  # ai-toolkit
     "loss/train",
     "train/loss",
     "train_loss",  # diffusers' scripts, SimpleTuner

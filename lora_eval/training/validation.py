@@ -68,7 +68,7 @@ class FixedLoss:
     """A fixed set of probes on some pictures.
 
     Args:
-        borrowed: the model on loan.
+        borrowed: the borrowed model.
         pictures: encoded pictures; at most 32 of them are asked, chosen by their content hash.
         texts: the captions' encodings.
         seed: of noise and timesteps.

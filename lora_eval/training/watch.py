@@ -109,7 +109,7 @@ def load_watcher(
     Args:
         name: as in :func:`lora_eval.encoders.registry.load_encoder`; ``auto`` goes by the host's model and the size
             of the pictures.
-        say: told before a download.
+        say: called with one line before a download.
 
     Raises:
         ConfigError, HostError: the encoder cannot be had; nothing has been trained yet.

@@ -48,8 +48,8 @@ def wire(controller: Controller, made: dict[str, Any], names: list[str], inputs:
     def fill(values: dict[str, Any], notes: list[str]) -> list[Any]:
         """Controls of the settings that ``values`` speaks of; the others stay."""
         shown = {name: form.to_shown(name, values[name]) for name in names if name in values}
-        told = render.good(text.WORDS["settings_taken"]) + "".join(render.message(note, "waits") for note in notes)
-        return [*(shown.get(name, keep()) for name in names), section(told)]
+        message = render.good(text.WORDS["settings_taken"]) + "".join(render.message(note, "waits") for note in notes)
+        return [*(shown.get(name, keep()) for name in names), section(message)]
 
     def refused(error: LoraEvalError) -> list[Any]:
         return [*(keep() for _ in names), section(render.message(str(error)))]
@@ -77,8 +77,8 @@ def wire(controller: Controller, made: dict[str, Any], names: list[str], inputs:
             path = controller.save_preset(str(name or ""), form.read_values(names, values))
         except LoraEvalError as error:
             return [keep(), section(render.message(str(error)))]
-        told = section(render.good(text.WORDS["preset_saved"], path.stem))
-        return [gr.update(choices=controller.presets(), value=path.stem), told]
+        message = section(render.good(text.WORDS["preset_saved"], path.stem))
+        return [gr.update(choices=controller.presets(), value=path.stem), message]
 
     def upload(file: Any) -> list[Any]:
         # gradio 3 hands over an open file, later ones its path

@@ -45,7 +45,7 @@ def _word(name: str, css: str = "") -> str:
 def message(line: str, kind: str = "error") -> str:
     """A line beside the button it answers; ``kind`` is ``error``, ``good``, ``paused`` or ``waits``."""
     role = "alert" if kind == "error" else "status"
-    words = _e(language.told(line))
+    words = _e(language.localized(line))
     return f'<div class="lora-eval-message {kind}" role="{role}">{words}</div>' if line else ""
 
 
@@ -85,7 +85,7 @@ def job(state: JobState | None, folder: Path | None, nothing: str, hint: str = "
     if state.status == QUEUED and state.position:
         times.append(f"{_word('ahead')} <b>{state.position}</b>")
     count = f"<span>{state.done} / {state.total}</span>" if state.total > 1 else ""
-    line = f'<div class="lora-eval-text">{_e(language.told(state.text))}</div>' if active and state.text else ""
+    line = f'<div class="lora-eval-text">{_e(language.localized(state.text))}</div>' if active and state.text else ""
     bar = f'role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}"'
     quiet = f'<div class="lora-eval-quiet">{_e(hint)}</div>' if hint and state.status == RUNNING else ""
     again = _button("again", state.id, text.RESUME) if state.resumable else ""
@@ -202,8 +202,8 @@ def checked(found: Checked) -> str:
         rows.append(
             f'<li class="{_e(severity)}"><span class="lora-eval-thumb">{thumb(path) if path else ""}</span><div>'
             f"{_badge(severity, text.SEVERITY[severity])} <strong>{_e(finding['picture'])}</strong> "
-            f"<span>{_e(language.told(finding['message']))}</span>"
-            f'<div class="lora-eval-mend">{_e(language.told(finding["mend"]))}</div></div>'
+            f"<span>{_e(language.localized(finding['message']))}</span>"
+            f'<div class="lora-eval-mend">{_e(language.localized(finding["mend"]))}</div></div>'
             f"{aside}</li>"
         )
     if len(found.findings) > MOST_FINDINGS:

@@ -188,9 +188,9 @@ def _wire_poll(controller: Controller, shown: dict[str, Any], inputs: list[Any])
         if [*runs, shown_run, over] != state["runs"]:
             state["runs"] = [*runs, shown_run, over]
             history = gr.update(choices=runs)
-            told = controller.history()
-            listed = section(score_view.history(told, shown_run))
-            finished = gr.update(choices=[one.folder.name for one in told if one.verdict])
+            finished_runs = controller.history()
+            listed = section(score_view.history(finished_runs, shown_run))
+            finished = gr.update(choices=[one.folder.name for one in finished_runs if one.verdict])
             # a run that ended tells the speed
             estimated = gr.update(value=_estimate(controller, values))
         state["tick"] += 1

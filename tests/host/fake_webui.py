@@ -257,7 +257,7 @@ class FakeLoan(WebuiLoan):
         return Conditioning(torch.zeros(len(prompts), 1, 1))
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        self._lent()
+        self._staged()
         return pixels
 
     def denoise(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning) -> torch.Tensor:

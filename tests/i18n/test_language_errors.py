@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lora_eval.dataset import check
 from lora_eval.errors import LoraEvalError
 from lora_eval.i18n import language
-from lora_eval.i18n.language import FOLDER, speak, told
+from lora_eval.i18n.language import FOLDER, localized, speak
 from lora_eval.scorecard.plan.request import ScoreRequest
 from lora_eval.service.jobs import JobQueue, JobState
 from lora_eval.ui import request, text
@@ -161,8 +161,8 @@ def test_translated_errors_have_the_same_holes_and_stand_in_one_catalogue(name: 
 )  # fmt: skip
 def test_errors_and_progress_are_told_with_their_names_and_numbers(english: str, chinese: str) -> None:
     with speak("zh_CN"):
-        assert told(english) == chinese
-    assert told(english) == english
+        assert localized(english) == chinese
+    assert localized(english) == english
 
 
 def _fillings(template: str, number: int) -> tuple[str, list[str]]:
@@ -177,7 +177,7 @@ def test_names_paths_and_numbers_come_through_every_error(name: str) -> None:
     for number, template in enumerate(errors(name)):
         line, values = _fillings(template, number)
         with speak(name):
-            found = told(line)
+            found = localized(line)
         assert found != line, line
         for hole in set(re.findall(r"\{(\d)\}", template)):
             assert values[int(hole)] in found, (line, found)
@@ -190,14 +190,14 @@ def test_names_paths_and_numbers_come_through_every_error(name: str) -> None:
 )  # fmt: skip
 def test_an_unknown_error_is_shown_as_it_is(line: str) -> None:
     with speak("zh_CN"):
-        assert told(line) == line
+        assert localized(line) == line
 
 
 @given(st.text(alphabet=string.ascii_letters + string.digits + " .,;:(){}<>\"'%-\n", max_size=120))
 def test_any_line_can_be_told(line: str) -> None:
     with speak("zh_CN"):
-        assert isinstance(told(line), str)
-    assert told(line) == line
+        assert isinstance(localized(line), str)
+    assert localized(line) == line
 
 
 # -- as they are met in the tabs -------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_a_mistake_in_a_tab_is_told_in_the_readers_language(mistake: str, tmp_pa
         MISTAKES[mistake](controller, tmp_path)
     line = str(caught.value)
     with speak("zh_CN"):
-        found = told(line)
+        found = localized(line)
     assert found != line and re.search("[\u4e00-\u9fff]", found), line
     for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", line):
         assert number in found, (line, found)
@@ -302,4 +302,4 @@ def test_texts_of_the_tabs_are_left_to_the_webuis_own_script() -> None:
     ours = json.loads((ROOT.parent / "localizations" / "zh_CN.json").read_text(encoding="utf-8"))
     lines = [value for value in vars(text).values() if isinstance(value, str)] + list(text.WORDS.values())
     with speak("zh_CN"):
-        assert [line for line in lines if told(line) not in (line, ours.get(line))] == []
+        assert [line for line in lines if localized(line) not in (line, ours.get(line))] == []

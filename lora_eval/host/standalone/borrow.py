@@ -1,4 +1,4 @@
-"""The standalone host's model on loan for training, and putting everything back afterwards."""
+"""The standalone host's model borrowed for training, and putting everything back afterwards."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ class StandaloneModel(Loan[LoadedModel]):
         self.compute_dtype = model.dtype
 
     def encode_text(self, prompts: Sequence[str], width: int, height: int) -> Conditioning:
-        self._lent()
+        self._staged()
         chunks = max(self._texts.chunks(prompt) for prompt in prompts)
         return conditioning([self._texts.get(prompt, chunks) for prompt in prompts], width, height)
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        model = self._lent()
+        model = self._staged()
         if pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.shape[2] % 8 or pixels.shape[3] % 8:
             raise HostError(
                 f"pictures to encode have shape {tuple(pixels.shape)}, expected (B, 3, H, W), H and W multiples of 8"
@@ -112,7 +112,7 @@ class StandaloneModel(Loan[LoadedModel]):
             return (mean - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
 
     def denoise(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning) -> torch.Tensor:
-        model = self._lent()
+        model = self._staged()
         with half_precision(model.device, model.dtype):
             output = model.unet(
                 noisy.to(model.dtype), timesteps, return_dict=False, **unet_arguments(cond, model.dtype)
@@ -120,7 +120,7 @@ class StandaloneModel(Loan[LoadedModel]):
         return output.to(noisy.dtype)
 
     def draw(self, requests: Sequence[ImageRequest], sampling: Sampling) -> list[Drawn]:
-        model = self._lent()
+        model = self._staged()
         modes = [(module, module.training) for module in model.unet.modules()]
         try:
             for module, _ in modes:
@@ -132,7 +132,7 @@ class StandaloneModel(Loan[LoadedModel]):
                 module.training = mode
 
     def gradient_checkpointing(self, enabled: bool) -> None:
-        unet = self._lent().unet
+        unet = self._staged().unet
         if not enabled:
             unet.disable_gradient_checkpointing()
             unet.eval()

@@ -161,9 +161,9 @@ def _family(header: _Header) -> str:
 
 def _told_prediction(header: _Header) -> str | None:
     """What the file, its metadata or the configuration beside it say the UNet predicts."""
-    told = str(header.config.get("parameterization") or header.metadata.get("modelspec.prediction_type") or "")
-    if told:
-        return "v_prediction" if told.lower().startswith("v") else "epsilon"
+    facts = str(header.config.get("parameterization") or header.metadata.get("modelspec.prediction_type") or "")
+    if facts:
+        return "v_prediction" if facts.lower().startswith("v") else "epsilon"
     # SDXL fine-tunes with v-prediction carry an empty tensor of this name
     return "v_prediction" if "v_pred" in header.shapes else None
 
@@ -226,8 +226,8 @@ def _write_configuration(folder: Path, header: _Header, family: str, prediction:
 
 
 def _schedule(header: _Header) -> dict[str, Any]:
-    told = {"beta_start": header.config.get("linear_start"), "beta_end": header.config.get("linear_end")}
-    return {**_SCHEDULE, **{name: float(value) for name, value in told.items() if value is not None}}
+    facts = {"beta_start": header.config.get("linear_start"), "beta_end": header.config.get("linear_end")}
+    return {**_SCHEDULE, **{name: float(value) for name, value in facts.items() if value is not None}}
 
 
 def _unet_config(header: _Header, family: str) -> dict[str, Any]:
@@ -242,12 +242,12 @@ def _unet_config(header: _Header, family: str) -> dict[str, Any]:
     attention = f"{_UNET}input_blocks.{1 + 3 * first}.1."
     header.width(attention + "proj_in.weight")
     linear = len(header.shapes[attention + "proj_in.weight"]) == 2
-    told = header.config.get("unet_config") or header.config.get("network_config") or {}
-    told = told.get("params", {}) if isinstance(told, Mapping) else {}
-    if int(told.get("num_heads") or -1) > 0:
-        heads: Any = int(told["num_heads"])
-    elif int(told.get("num_head_channels") or -1) > 0:
-        heads = [max(1, width // int(told["num_head_channels"])) for width in widths]
+    facts = header.config.get("unet_config") or header.config.get("network_config") or {}
+    facts = facts.get("params", {}) if isinstance(facts, Mapping) else {}
+    if int(facts.get("num_heads") or -1) > 0:
+        heads: Any = int(facts["num_heads"])
+    elif int(facts.get("num_head_channels") or -1) > 0:
+        heads = [max(1, width // int(facts["num_head_channels"])) for width in widths]
     else:
         # SD1 has 8 heads at every width, SD2 and SDXL heads of 64 channels
         heads = 8 if family == "sd1" else [max(1, width // 64) for width in widths]

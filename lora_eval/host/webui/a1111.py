@@ -175,7 +175,7 @@ class A1111Model(WebuiLoan):
 
         texts = prompt_parser.SdConditioning(list(prompts), width=width, height=height)
         with torch.no_grad(), devices.autocast():
-            encoded = self._lent().get_learned_conditioning(texts)
+            encoded = self._staged().get_learned_conditioning(texts)
         if isinstance(encoded, dict):
             return Conditioning(encoded["crossattn"].detach().float(), encoded["vector"].detach().float())
         return Conditioning(encoded.detach().float())
@@ -183,7 +183,7 @@ class A1111Model(WebuiLoan):
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         from modules import devices
 
-        model = self._lent()
+        model = self._staged()
         dtype = next(model.first_stage_model.parameters()).dtype
         latents = []
         with torch.no_grad(), _posterior_mean(), devices.autocast():
@@ -203,7 +203,7 @@ class A1111Model(WebuiLoan):
             asked = {"crossattn": cond.context, "vector": cond.vector}
         upcast = devices.unet_needs_upcast
         with devices.without_autocast() if upcast else devices.autocast():
-            return self._lent().apply_model(noisy, timesteps, asked).float()
+            return self._staged().apply_model(noisy, timesteps, asked).float()
 
     def _back_on_device(self) -> None:
         """The host's own hooks move the UNet back when ``apply_model`` is called (``--medvram``)."""

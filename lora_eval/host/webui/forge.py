@@ -192,7 +192,7 @@ class ForgeModel(WebuiLoan):
     def encode_text(self, prompts: Sequence[str], width: int, height: int) -> Conditioning:
         from modules import prompt_parser, shared
 
-        model = self._lent()
+        model = self._staged()
         model.forge_objects = model.forge_objects_original.shallow_copy()
         model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
         encoded = model.get_learned_conditioning(
@@ -204,7 +204,7 @@ class ForgeModel(WebuiLoan):
         return Conditioning(_ordinary(encoded))
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        model = self._lent()
+        model = self._staged()
         model.forge_objects = model.forge_objects_original.shallow_copy()
         options = model.forge_objects.vae.patcher.model_options
         before = options.get("model_vae_regulation")
@@ -223,7 +223,7 @@ class ForgeModel(WebuiLoan):
         return result
 
     def denoise(self, noisy: torch.Tensor, timesteps: torch.Tensor, cond: Conditioning) -> torch.Tensor:
-        self._lent()
+        self._staged()
         dtype = self.compute_dtype
         vector = None if cond.vector is None else cond.vector.to(dtype)
         extra = {} if vector is None else {"y": vector}
@@ -236,7 +236,7 @@ class ForgeModel(WebuiLoan):
 
     def _back_on_device(self) -> None:
         """The host may have moved the UNet out to make room, and moves in inference mode."""
-        patcher = self._lent().forge_objects_original.unet
+        patcher = self._staged().forge_objects_original.unet
         _load_patchers([patcher], _TRAINING_MEMORY[self.family])
         make_ordinary(patcher.model)
         freeze(patcher.model)

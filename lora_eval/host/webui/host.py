@@ -143,7 +143,7 @@ class WebuiHost(WebuiParts):
 
     @property
     def staging(self) -> Staging:
-        """The LoRA files lent to the host's folder."""
+        """The LoRA files staged in the host's folder."""
         if self._staging is None:
             self._staging = Staging(self.lora_folder)
         return self._staging
@@ -287,7 +287,7 @@ class WebuiHost(WebuiParts):
         self._check_same_model()
 
     def preview(self, requests: Sequence[ImageRequest], sampling: Sampling) -> list[Drawn]:
-        """Draw with the model on loan as it is now; random generators stay as they are."""
+        """Draw with the borrowed model as it is now; random generators stay as they are."""
         import torch
 
         from lora_eval.host.restore import kept_random
@@ -361,10 +361,10 @@ class WebuiHost(WebuiParts):
             self._forget_loras()
         if fits_tag(lora.path.stem) and self._resolves(lora.path):
             return lora, fit.layers
-        lent = self.staging.lend(lora.path)
-        if not self._resolves(lent):
-            raise HostError(f"the WebUI does not find {lent}; is its LoRA folder {self.lora_folder}?")
-        return LoraUse(lent, lora.weight), fit.layers
+        staged = self.staging.stage(lora.path)
+        if not self._resolves(staged):
+            raise HostError(f"the WebUI does not find {staged}; is its LoRA folder {self.lora_folder}?")
+        return LoraUse(staged, lora.weight), fit.layers
 
     def _resolves(self, path: Path) -> bool:
         if self.lora_folder.resolve() not in path.resolve().parents and not path.is_relative_to(self.lora_folder):

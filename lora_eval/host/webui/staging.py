@@ -1,4 +1,4 @@
-"""LoRA files lent to the WebUI's LoRA folder for as long as a sweep draws them.
+"""LoRA files staged in the WebUI's LoRA folder for as long as a sweep draws them.
 
 Hosts find a LoRA by the stem of its file below one folder and cache it by that name. A file that lies elsewhere
 (a checkpoint in a run folder), or whose stem is taken or cannot stand in a prompt tag, is put into
@@ -29,13 +29,13 @@ def fits_tag(stem: str) -> bool:
 
 
 class Staging:
-    """The lent files; :meth:`clear` takes them back."""
+    """The staged files; :meth:`clear` takes them back."""
 
     def __init__(self, lora_folder: Path) -> None:
         self._folder = Path(lora_folder) / FOLDER
-        self._lent: dict[tuple[str, int, int], Path] = {}
+        self._staged: dict[tuple[str, int, int], Path] = {}
 
-    def lend(self, path: Path) -> Path:
+    def stage(self, path: Path) -> Path:
         """A copy (a hard link where the disk allows) of ``path`` under a name that no other file has.
 
         Raises:
@@ -43,35 +43,35 @@ class Staging:
         """
         status = os.stat(path)
         key = (str(path), status.st_mtime_ns, status.st_size)
-        lent = self._lent.get(key)
-        if lent is not None and lent.is_file():
-            return lent
+        staged = self._staged.get(key)
+        if staged is not None and staged.is_file():
+            return staged
         stem = _UNFIT.sub("_", path.stem)[:100] or "lora"
-        lent = self._folder / f"{stem}-{file_sha256(path)[:8]}{path.suffix.lower()}"
-        if not lent.is_file():
+        staged = self._folder / f"{stem}-{file_sha256(path)[:8]}{path.suffix.lower()}"
+        if not staged.is_file():
             make_folder(self._folder)
             try:
-                os.link(path, lent)
+                os.link(path, staged)
             except FileExistsError:
                 pass
             except OSError:
-                with atomic_path(lent) as temporary:
+                with atomic_path(staged) as temporary:
                     shutil.copyfile(path, temporary)
-        if not lent.is_file():
-            raise HostError(f"{lent} cannot be made; the sweep needs to write to the WebUI's LoRA folder")
-        self._lent[key] = lent
-        return lent
+        if not staged.is_file():
+            raise HostError(f"{staged} cannot be made; the sweep needs to write to the WebUI's LoRA folder")
+        self._staged[key] = staged
+        return staged
 
     def clear(self) -> bool:
-        """Remove what was lent. Returns whether there was anything."""
-        lent, self._lent = list(self._lent.values()), {}
-        for path in lent:
+        """Remove what was staged. Returns whether there was anything."""
+        staged, self._staged = list(self._staged.values()), {}
+        for path in staged:
             with suppress(OSError):
                 path.unlink()
-        if lent:
+        if staged:
             with suppress(OSError):
                 self._folder.rmdir()
-        return bool(lent)
+        return bool(staged)
 
     def clear_leftovers(self, older_than: float = _LEFT_BEHIND) -> None:
         """Remove files that a killed WebUI left behind, by age so that a second WebUI on this folder is safe."""

@@ -65,9 +65,9 @@ def drawing_of(side: Side) -> Drawing:
         )
     found: dict[str, set[str]] = {}
     for row in (*side.pictures.values(), *side.base.values()):
-        told = _infotext(side.run.folder.root / row.get("image", ""))
+        facts = _infotext(side.run.folder.root / row.get("image", ""))
         for name, column, label in _SAID:
-            if value := (row.get(column) or told.get(label)):
+            if value := (row.get(column) or facts.get(label)):
                 found.setdefault(name, set()).add(value)
     known = {name: ", ".join(sorted(values)) for name, values in found.items()}
     return Drawing("", known.pop("model", ""), known.pop("sha256", ""), known)

@@ -248,7 +248,7 @@ def _together(first: Draws, second: Draws) -> Draws:
 
 
 def _apart(lists: Sequence[list[np.ndarray]]) -> list[list[np.ndarray]]:
-    """The same sizes with all of the first above all of the second: nothing could be told apart better."""
+    """The same sizes with all of the first above all of the second: no two sets could be separated better."""
     return [[np.full(len(values), float(side == 0)) + 1e-6 * np.arange(len(values)) for values in of_side]
             for side, of_side in enumerate(lists)]  # fmt: skip
 

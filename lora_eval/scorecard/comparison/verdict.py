@@ -91,11 +91,13 @@ def verdict(labels: Sequence[str], rows: Sequence[Row]) -> str:
         level = [other for other in labels if other != best[0] and (best[0], other) not in wins]
         rest = f"; a tie with {_and(level)}" if level else ""
         return f"{'Likely' if doubt else 'Take'} {best[0]}: ahead of {_and(behind)}, behind in nothing{rest}{doubt}."
-    told = [f"{one} is ahead of {other} in {_and(names)}" for (one, other), names in wins.items()]
-    told += [f"{one} and {other} are each ahead in part of {_and(names)}" for (one, other), names in mixed.items()]
+    sentences = [f"{one} is ahead of {other} in {_and(names)}" for (one, other), names in wins.items()]
+    sentences += [f"{one} and {other} are each ahead in part of {_and(names)}" for (one, other), names in mixed.items()]
     if len(labels) > 2:
-        told = [f"{_and(best)} lead{'s' * (len(best) == 1)} in {name}" for name, best in _leaders(labels, wins).items()]
-    return f"No clear winner{': ' if told else ''}{'; '.join(told)}{doubt}."
+        sentences = [
+            f"{_and(best)} lead{'s' * (len(best) == 1)} in {name}" for name, best in _leaders(labels, wins).items()
+        ]
+    return f"No clear winner{': ' if sentences else ''}{'; '.join(sentences)}{doubt}."
 
 
 def _leaders(labels: Sequence[str], wins: dict[tuple[str, str], list[str]]) -> dict[str, list[str]]:

@@ -7,12 +7,12 @@ of the budget, else with one. Each later one looks at what is there and draws, i
    break, and those beside the weight of most likeness; at the checkpoints that may still be the best;
 2. **seeds**, when no such gap is left: up to twice as many for the best condition and for those that may be advised
    instead, as long as the paired 99 % interval of the difference to it contains 0. All of them are brought to the
-   same number, what is left of the budget is shared evenly, and a condition that surely lost gets no more. The best
-   one alone gets them while it is not surely better than the base model, or has but one.
+   same number, what is left of the budget is shared evenly, and a condition whose interval lies wholly below the
+   best's gets no more. The best one alone gets them while its interval still includes the base model, or has but one.
 
-It ends when nothing overlaps, when rivals have every seed (a tie), or when the budget is used up. Dropping what
-surely lost and doubling what is left is successive halving (Karnin, Koren and Somekh, ICML 2013) by intervals.
-The rounds stand in ``plan.json``; each follows from the pictures of those before it alone.
+It ends when no interval overlaps the best's, when rivals have every seed (a tie), or when the budget is used up.
+Dropping the worse and doubling the pictures of the rest is successive halving (Karnin, Koren and Somekh, ICML 2013),
+here by intervals. Each round is kept in ``plan.json`` and follows from the pictures of those before it alone.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ PACKAGES = ("torch", "numpy", "open_clip_torch", "scikit-image", "pillow")
 
 
 class EncoderSource:
-    """An encoder by name, loaded when first needed. ``say`` is told before a download."""
+    """An encoder by name, loaded when first needed. ``say`` is called with one line before a download."""
 
     def __init__(self, encoder: str | Encoder, device: str = "cpu") -> None:
         from lora_eval.encoders.registry import encoder_id

@@ -140,7 +140,7 @@ class Plan:
         return len(self.prompts) * len(self.seeds) * (1 + len(self.loras) * sum(w != 0 for w in self.weights))
 
     def lora_use(self, cell: Cell) -> LoraUse | None:
-        """How the host is told to apply the cell's LoRA; None at weight 0."""
+        """What the host is asked to apply; None at weight 0."""
         return None if cell.lora is None else LoraUse(Path(cell.lora.path), cell.weight)
 
     def to_json(self) -> dict[str, Any]:

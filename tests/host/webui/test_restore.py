@@ -201,12 +201,12 @@ def test_lending_names_files_by_content(tmp_path: Path) -> None:
     staging = Staging(tmp_path / "Lora")
     path = tmp_path / "cat.safetensors"
     path.write_bytes(b"one")
-    first = staging.lend(path)
+    first = staging.stage(path)
     assert first.parent == tmp_path / "Lora" / FOLDER and first.read_bytes() == b"one"
-    assert staging.lend(path) == first
+    assert staging.stage(path) == first
     path.unlink()
     path.write_bytes(b"two!")
-    second = staging.lend(path)
+    second = staging.stage(path)
     assert second != first and second.read_bytes() == b"two!"
     assert staging.clear() and not first.parent.exists() and path.read_bytes() == b"two!"
     assert not staging.clear()
@@ -219,7 +219,7 @@ def test_lending_copies_where_links_cannot_be_made(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "link", refuse)
     path = tmp_path / "cat.safetensors"
     path.write_bytes(b"one")
-    assert Staging(tmp_path / "Lora").lend(path).read_bytes() == b"one"
+    assert Staging(tmp_path / "Lora").stage(path).read_bytes() == b"one"
 
 
 def test_leftovers_go_by_age_and_nothing_of_the_user_does(tmp_path: Path) -> None:
