@@ -27,8 +27,9 @@ _SCHEDULERS = {
     "cosine_with_restarts": "cosine_with_restarts",
 }
 _PRECISIONS = {"float": "fp32", "fp16": "fp16", "bf16": "bf16"}
-# Python 3.10 has none of its own, and nothing may be installed: Forge brings tomlkit, and pip itself carries one
-TOML_READERS = ("tomllib", "tomli", "tomlkit", "toml", "pip._vendor.tomli")
+# Python 3.10 has none of its own, and nothing may be installed: Forge brings tomlkit, and pip itself carries one. The
+# package toml is left out: it reads broken files ("a = [") without a word.
+TOML_READERS = ("tomllib", "tomli", "tomlkit", "pip._vendor.tomli")
 # sd-scripts' defaults where ours differ
 _DEFAULTS: dict[str, Any] = {
     "preset": "transformer",
@@ -101,6 +102,10 @@ def _translate(flat: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     for key, handle in _HANDLERS.items():
         if key in flat and flat[key] not in (None, "", False, []):
             handle(flat[key], values, notes)
+    if values.get("lora_alpha") == 0:
+        # its LoRAModule takes the rank for an alpha of 0 (kohya-ss/sd-scripts, networks/lora.py)
+        values["lora_alpha"] = None
+        notes.append("network_alpha 0 means the rank there, so the scale is 1")
     _form_prompts(flat, values)
     _length(flat, values, notes)
     constant = values.get("lr_scheduler", "constant") == "constant"
@@ -199,7 +204,7 @@ def _network_args(value: Any, values: dict[str, Any], notes: list[str]) -> None:
     values |= {"preset": "full", "conv_rank": conv["conv_dim"]}
     try:
         there = float(conv.get("conv_alpha", "1")) / float(conv["conv_dim"])
-        here = float(values["lora_alpha"]) / float(values["lora_rank"])
+        here = float(values["lora_alpha"] or values["lora_rank"]) / float(values["lora_rank"])
     except (TypeError, ValueError, ZeroDivisionError):
         return
     if abs(there - here) > 1e-6:

@@ -339,3 +339,11 @@ def test_checkpoints_at_the_end_of_epochs(tmp_path: Path) -> None:
     values = {"train_data_dir": str(data), "epochs": 3, "batch_size": 2, "save_steps": 0, "save_epochs": 1}
     result = train(FakeHost(tmp_path), make_config({**values, "validation_fraction": 0}))
     assert [step for step, _ in result.checkpoints][:2] == [2, 4]
+
+
+def test_an_alpha_of_0_is_the_rank(tmp_path: Path) -> None:
+    """kohya-ss/sd-scripts, networks/lora.py: ``alpha = self.lora_dim if alpha is None or alpha == 0 else alpha``."""
+    (tmp_path / "c.toml").write_text(TYPICAL.replace("network_alpha = 16", "network_alpha = 0"))
+    config, notes = import_kohya(tmp_path / "c.toml")
+    assert config.alpha == config.lora_rank == 32
+    assert "network_alpha 0 means the rank there, so the scale is 1" in notes
