@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import typing
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import pydantic
-from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import StrictBool, StrictFloat, StrictInt
 
+from lora_eval.api import paths
 from lora_eval.options.option import inner_type
 from lora_eval.scorecard.plan.request import SCORE_FIELDS, ScoreRequest
+from lora_eval.training.config import PATHS as CONFIG_PATHS
 from lora_eval.training.config import TrainConfig
 
 _VERSION_1 = pydantic.VERSION.startswith("1.")
 
+# far above what anybody writes, far below what ties up a server
+MOST_LETTERS, MOST_ITEMS = 10_000, 1_000
+Text: Any = pydantic.constr(strict=True, max_length=MOST_LETTERS)
+
+
+def _items(kind: Any) -> Any:
+    """A list of bounded length."""
+    bound: Any = {"max_items" if _VERSION_1 else "max_length": MOST_ITEMS}
+    return pydantic.conlist(kind, **bound)
+
+
 # pydantic's strict types: version 1 would turn 2.5 into 2 for an int without a word
-_STRICT: dict[Any, Any] = {int: StrictInt, float: StrictInt | StrictFloat, str: StrictStr, bool: StrictBool}
+_STRICT: dict[Any, Any] = {int: StrictInt, float: StrictInt | StrictFloat, str: Text, bool: StrictBool}
 
 
 class Body(pydantic.BaseModel):
-    """A request's body; unknown names are an error."""
+    """A request's body; unknown names are an error. ``PATHS``: see :mod:`lora_eval.api.paths`."""
+
+    PATHS: ClassVar[Mapping[str, str]] = {}
 
     if _VERSION_1:
 
@@ -37,7 +53,7 @@ class Body(pydantic.BaseModel):
 def _strict(hint: Any) -> Any:
     """A setting's type as strict pydantic has it, None allowed."""
     if typing.get_origin(hint) is list:
-        return list[_STRICT[typing.get_args(hint)[0]]] | None  # type: ignore[valid-type, misc]
+        return _items(_STRICT[typing.get_args(hint)[0]]) | None
     kind = inner_type(hint)
     return _STRICT[kind] | None if kind in _STRICT else Any
 
@@ -45,8 +61,9 @@ def _strict(hint: Any) -> Any:
 _SETTINGS: dict[str, Any] = {name: (_strict(hint), None) for name, hint in typing.get_type_hints(TrainConfig).items()}
 
 TrainBody: Any = pydantic.create_model(  # type: ignore[call-overload]
-    "TrainBody", __base__=Body, template=(StrictStr | None, None), resume=(StrictBool, False), **_SETTINGS
+    "TrainBody", __base__=Body, template=(Text | None, None), resume=(StrictBool, False), **_SETTINGS
 )
+TrainBody.PATHS = dict.fromkeys(CONFIG_PATHS, paths.PATH)
 TrainBody.__doc__ = "The keys of a training config; ``template`` names a shipped one to start from."
 
 
@@ -58,10 +75,10 @@ def body_key(name: str) -> str:
 def _score_type(name: str, hint: Any) -> Any:
     """A field's type in the body: paths, axes and ranges are texts; a LoRA may be one or several."""
     if name == "loras":
-        return StrictStr | list[StrictStr]
+        return Text | _items(Text)
     if name in ("seeds", "prompts"):
-        return StrictInt | StrictStr | None
-    return _STRICT.get(inner_type(hint), StrictStr) | None
+        return StrictInt | Text | None
+    return _STRICT.get(inner_type(hint), Text) | None
 
 
 _FIELDS: dict[str, Any] = {
@@ -73,32 +90,41 @@ _FIELDS: dict[str, Any] = {
 }
 
 ScoreBody: Any = pydantic.create_model("ScoreBody", __base__=Body, **_FIELDS)  # type: ignore[call-overload]
+_KINDS = {True: paths.PATH, "suite": paths.SUITE, "encoder": paths.ENCODER}
+ScoreBody.PATHS = {
+    **{body_key(name): _KINDS[kind] for name, one in SCORE_FIELDS.items() if (kind := one.metadata.get("path"))},
+    body_key("loras"): paths.LIST,
+    body_key("out"): paths.NAME,
+}
 ScoreBody.__doc__ = "What the ``score`` command takes. ``run`` is the run's name: the same name again continues it."
 
 
 class CheckBody(Body):
     """What the ``check`` command takes."""
 
-    data: StrictStr
-    metadata: StrictStr | None = None
-    trigger: StrictStr | None = None
-    class_word: StrictStr | None = None
-    resolution: StrictInt | None = None
+    PATHS: ClassVar[Mapping[str, str]] = {"data": paths.PATH, "metadata": paths.PATH}
+    data: Text
+    metadata: Text | None = None
+    trigger: Text | None = None
+    class_word: Text | None = None
+    resolution: pydantic.conint(strict=True, ge=32, le=4096) | None = None  # type: ignore[valid-type]
 
 
 class CaptionBody(Body):
     """Captions for a folder. ``by``: one of ``GET /captioners``; ``overwrite``: also where there are some."""
 
-    data: StrictStr
-    by: StrictStr
-    metadata: StrictStr | None = None
-    trigger: StrictStr = ""
-    class_word: StrictStr = ""
+    PATHS: ClassVar[Mapping[str, str]] = {"data": paths.PATH, "metadata": paths.PATH}
+    data: Text
+    by: Text
+    metadata: Text | None = None
+    trigger: Text = ""
+    class_word: Text = ""
     overwrite: StrictBool = False
 
 
 class CompareBody(Body):
-    """What the ``compare`` command takes; ``runs`` are names of finished scorecard runs."""
+    """What the ``compare`` command takes; ``runs`` are names of finished scorecard runs, at most 100."""
 
-    runs: list[StrictStr]
-    at: list[StrictStr] = []
+    # names of runs, each looked up as one plain part of a path where the runs are
+    runs: _items(Text)  # type: ignore[valid-type]
+    at: _items(Text) = []  # type: ignore[valid-type]

@@ -19,7 +19,9 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 import lora_eval
+from lora_eval.api import paths
 from lora_eval.api.bodies import Body, CaptionBody, CheckBody, CompareBody, ScoreBody, TrainBody, body_key
+from lora_eval.api.guard import Doors, guard, read_bounded, short_line
 from lora_eval.errors import LoraEvalError, RunError
 from lora_eval.files import read_json
 from lora_eval.host.current import current_settings
@@ -52,7 +54,6 @@ RUN_FILES = {
 }
 _KINDS = {".html": "text/html", ".csv": "text/csv", ".json": "application/json"}
 _MARKS = (*SCORED, "run.json", "scorecard.json")
-_PATH_SETTINGS = ("train_data_dir", "metadata_path", "output_dir", "init_lora")
 
 
 class OneLineRoute(APIRoute):
@@ -63,6 +64,8 @@ class OneLineRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             try:
+                if request.method == "POST":
+                    await read_bounded(request)
                 return await handler(request)
             except RequestValidationError as error:
                 return _problem(422, _validation_line(error))
@@ -77,7 +80,7 @@ class OneLineRoute(APIRoute):
 
 
 def _problem(status: int, line: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"detail": line}, status, dict(headers or {}))
+    return JSONResponse({"detail": short_line(line)}, status, dict(headers or {}))
 
 
 def _validation_line(error: RequestValidationError) -> str:
@@ -93,6 +96,8 @@ def create_routes(
     jobs: JobQueue,
     auth: Mapping[str, str] | None = None,
     allowed: Callable[[], Iterable[Path]] | None = None,
+    trusted: Callable[[], Iterable[Path]] | None = None,
+    doors: Callable[[], Doors] = Doors,
 ) -> None:
     """Add the routes to ``app``.
 
@@ -100,13 +105,20 @@ def create_routes(
         host: called when a host is needed, not before.
         auth: user -> password for HTTP Basic; None lets everyone in.
         allowed: folders that requests may name, the host's output folder is always among them.
+        trusted: folders whose own links may lead anywhere, see :class:`~lora_eval.service.confinement.Confinement`.
+        doors: from which pages and under which names requests are taken.
     """
 
     def folders() -> list[Path]:
         return [*(allowed() if allowed is not None else []), host().output_folder]
 
-    confined = Confinement(folders)
-    guards = [Depends(_basic_auth(auth))] if auth else []
+    confined = Confinement(folders, trusted)
+    guards = [Depends(guard(doors)), *([Depends(_basic_auth(auth))] if auth else [])]
+
+    def given(body: Body) -> dict[str, Any]:
+        """What the caller sent, every path in it confined. Raises ForbiddenPath."""
+        return paths.confined(body.given(), body.PATHS, confined, host().output_folder)
+
     router = APIRouter(prefix=PREFIX, route_class=OneLineRoute, dependencies=guards, tags=["LoRA Eval"])
     _job_routes(router, jobs)
     _run_routes(router, lambda: host().output_folder, confined)
@@ -124,18 +136,16 @@ def create_routes(
 
     @router.post("/train", status_code=202)
     def train(body: TrainBody) -> dict[str, Any]:  # type: ignore[valid-type]
-        values = body.given()  # type: ignore[attr-defined]
+        values = given(body)
         template, resume = values.pop("template", None), bool(values.pop("resume", False))
-        for name in _PATH_SETTINGS:
-            if values.get(name):
-                values[name] = str(confined.path(values[name]))
+        values |= {name: str(values[name]) for name in body.PATHS if values.get(name)}  # type: ignore[attr-defined]
         config = load_template(template, values) if template else make_config(values)
         return {"id": submit_train(jobs, host, config, resume)}
 
     @router.post("/score", status_code=202)
     def score(body: ScoreBody) -> dict[str, Any]:  # type: ignore[valid-type]
         holder = host()
-        request = _request(body, holder.output_folder, confined)
+        request = _request(given(body))
         # what cannot be drawn is said now, not when its turn comes
         estimate(request, seconds_each(holder.output_folder, request), is_tiny(holder))
         return {"id": submit_score(jobs, host, request)}
@@ -151,12 +161,14 @@ def create_routes(
         if name not in COMPARED:
             raise HTTPException(404, f"a comparison has no {name}; it has {', '.join(COMPARED)}")
         folder = confined.child(run_roots(host().output_folder)[0] / COMPARISONS, id)
-        return _file(folder / name, _KINDS[Path(name).suffix])
+        return _file(confined.inside(folder, name), _KINDS[Path(name).suffix])
 
     @router.post("/check")
     def check(body: CheckBody) -> dict[str, Any]:
-        table = confined.path(body.metadata) if body.metadata else None
-        return check_folder(confined.path(body.data), table, body.trigger, body.resolution, body.class_word)
+        values = given(body)
+        return check_folder(
+            values["data"], values.get("metadata") or None, body.trigger, body.resolution, body.class_word
+        )
 
     @router.get("/captioners")
     def list_captioners() -> list[str]:
@@ -166,10 +178,10 @@ def create_routes(
     def caption(body: CaptionBody) -> dict[str, Any]:
         from lora_eval.dataset.captioning import CaptionOrder
 
-        table = confined.path(body.metadata) if body.metadata else None
+        values = given(body)
         encoder = current_settings().encoder
         order = CaptionOrder(body.trigger, body.class_word, overwrite=body.overwrite, encoder=encoder)
-        return {"id": submit_caption(jobs, host, confined.path(body.data), order, body.by, table)}
+        return {"id": submit_caption(jobs, host, values["data"], order, body.by, values.get("metadata") or None)}
 
     app.include_router(router)
 
@@ -178,34 +190,25 @@ def _scored(output: Path, confined: Confinement, name: str) -> Path:
     """The folder of a finished scorecard run by its name."""
     for root in run_roots(output):
         folder = confined.child(root, name)
-        if (folder / "scorecard.json").is_file():
+        if confined.inside(folder, "scorecard.json").is_file():
             return folder
     raise HTTPException(404, f"there is no finished scorecard run {name}")
 
 
-def _request(body: Body, output: Path, confined: Confinement) -> ScoreRequest:
-    """The request of a body, every path in it confined. Raises ForbiddenPath and ConfigError."""
-    values: dict[str, Any] = {}
-    for name, one in SCORE_FIELDS.items():
-        value = getattr(body, body_key(name))
-        kind = one.metadata.get("path")
-        if name == "loras":
-            value = [confined.path(path) for path in ([value] if isinstance(value, str) else value)]
-        elif name == "out":
-            value = confined.child(output, value) if value else None
-        elif name == "axes":
+def _request(values: Mapping[str, Any]) -> ScoreRequest:
+    """The request of a body whose paths are confined. Raises ConfigError."""
+    found: dict[str, Any] = {}
+    for name in SCORE_FIELDS:
+        key = body_key(name)
+        if key not in values:
+            continue
+        value = values[key]
+        if name == "axes":
             value = parse_axes(value)
         elif name in ("seeds", "prompts"):
             value = read_count(name, value)
-        elif kind is True:
-            value = confined.path(value) if value else None
-        elif value and (
-            (kind == "with a suffix" and Path(value).suffix)
-            or (kind == "where it exists" and Path(value).expanduser().exists())
-        ):
-            value = str(confined.path(value))
-        values[name] = value
-    return ScoreRequest(**values)
+        found[name] = value
+    return ScoreRequest(**found)
 
 
 def _job_routes(router: APIRouter, jobs: JobQueue) -> None:
@@ -248,18 +251,27 @@ def _run_routes(router: APIRouter, output: Callable[[], Path], confined: Confine
     @router.get("/runs")
     def runs() -> list[dict[str, Any]]:
         folders = [path for root in run_roots(output()) if root.is_dir() for path in root.iterdir() if path.is_dir()]
-        found = [_summary(path) for path in folders if any((path / mark).is_file() for mark in _MARKS)]
+        own = [path for path in folders if _is_own(path)]
+        found = [_summary(path) for path in own if any((path / mark).is_file() for mark in _MARKS)]
         return sorted(found, key=lambda run: run["changed"], reverse=True)
 
     @router.get("/runs/{id}/images/{name}")
     def image(id: str, name: str) -> FileResponse:
-        return _file(confined.child(run_folder(id, "images") / "images", name), "image/png")
+        pictures = confined.inside(run_folder(id, "images"), "images")
+        return _file(confined.child(pictures, name), "image/png")
 
     @router.get("/runs/{id}/{name}")
     def run_file(id: str, name: str) -> FileResponse:
         if name not in RUN_FILES:
             raise HTTPException(404, f"a run has no {name}; it has {', '.join(RUN_FILES)} and images/")
-        return _file(run_folder(id, name) / name, RUN_FILES[name])
+        return _file(confined.inside(run_folder(id, name), name), RUN_FILES[name])
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether neither the folder nor what is read of it for the list is a link to somewhere else."""
+    root = folder.parent.resolve()
+    named = (folder, folder / "scorecard.json")
+    return all(path.resolve() == root.joinpath(path.relative_to(folder.parent)) for path in named)
 
 
 def _file(path: Path, kind: str) -> FileResponse:

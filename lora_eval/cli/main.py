@@ -185,6 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
     page = commands.add_parser("ui", parents=[common, model], help="open both tabs without a WebUI")
     page.add_argument("--port", type=int, help="port of the page (default: 7862)")
     page.add_argument("--listen", action="store_true", help="let other machines open the page, not this one alone")
+    page.add_argument("--auth", metavar="USER:PASSWORD", help="ask everyone who opens the page for these")
     page.add_argument("--out", type=Path, metavar="DIR", help="where runs and LoRAs go (default: outputs)")
     return parser
 

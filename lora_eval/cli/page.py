@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_eval.cli import common
 from lora_eval.cli.exits import GOOD
-from lora_eval.errors import HostError, Interrupted
+from lora_eval.errors import ConfigError, HostError, Interrupted
 from lora_eval.files import make_folder
 
 if TYPE_CHECKING:
@@ -26,7 +27,17 @@ def ui(arguments: argparse.Namespace) -> int:
 
     host = common.open_host(arguments, common.Progress(True), arguments.out)
     install(lambda: host, lambda: Settings(language=arguments.language))
-    launch("0.0.0.0" if arguments.listen else "127.0.0.1", arguments.port)
+    user, _, password = (arguments.auth or "").partition(":")
+    if arguments.auth and not (user and password):
+        raise ConfigError("--auth is not USER:PASSWORD; write both, for example --auth me:a-long-password")
+    if arguments.listen and not arguments.auth:
+        print(
+            "WARNING: --listen without --auth: everyone who can reach this machine may train, score and read pictures; "
+            "add --auth USER:PASSWORD",
+            file=sys.stderr,
+        )
+    login = (user, password) if arguments.auth else None
+    launch("0.0.0.0" if arguments.listen else "127.0.0.1", arguments.port, auth=login)
     return GOOD
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,16 @@ TINY_ENCODER = ASSETS / TINY
 DEFAULT = "ViT-B-32/laion2b_s34b_b79k"
 WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
+
+
+@cache
+def hub_names() -> frozenset[str]:
+    """open_clip's own names of models with weights, as ``model/weights``; none where it is not installed."""
+    try:
+        from open_clip import list_pretrained
+    except ImportError:
+        return frozenset()
+    return frozenset(f"{model}/{weights}" for model, weights in list_pretrained())
 
 
 def clip_id(name: str) -> str:
@@ -151,8 +162,8 @@ def _local(name: str) -> tuple[str, Path] | None:
     return None
 
 
-def _from_file(open_clip: Any, architecture: str, weights: Path) -> tuple[Any, Any]:
-    """Model and tokenizer from safetensors on disk."""
+def _from_file(open_clip: Any, architecture: str, weights: Path, quick_gelu: bool = False) -> tuple[Any, Any]:
+    """Model and tokenizer from safetensors on disk; ``quick_gelu``: with OpenAI's own activation."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -175,7 +186,7 @@ def _from_file(open_clip: Any, architecture: str, weights: Path) -> tuple[Any, A
     else:
         if architecture not in open_clip.list_models():
             raise ConfigError(f"open_clip {_version()} has no model {architecture}; {_near(open_clip, architecture)}")
-        model = open_clip.create_model(architecture, pretrained=None)
+        model = open_clip.create_model(architecture, pretrained=None, force_quick_gelu=quick_gelu)
         tokenizer = open_clip.get_tokenizer(architecture)
     try:
         state = load_file(str(weights))
@@ -220,12 +231,16 @@ def _from_hub(open_clip: Any, name: str, say: Callable[[str], None] | None) -> t
         say(f"loading {name} (downloaded once where it is not on this machine)")
     cfg = _hub_entry(architecture, tag)
     try:
-        if weights := _safetensors(cfg):
-            model, tokenizer = _from_file(open_clip, architecture, weights)
-            if cfg.get("mean"):
-                model.visual.image_mean, model.visual.image_std = cfg["mean"], cfg["std"]
-            return model, tokenizer
-        return open_clip.create_model(architecture, pretrained=tag), open_clip.get_tokenizer(architecture)
+        weights = _safetensors(cfg)
+        if weights is None:
+            raise ConfigError(
+                f"{name} is published as a pickle alone, which can run code and is never loaded; choose {DEFAULT}, or "
+                f"convert it elsewhere and give {architecture}=/path/to/{WEIGHTS}"
+            )
+        model, tokenizer = _from_file(open_clip, architecture, weights, bool(cfg.get("quick_gelu")))
+        if cfg.get("mean"):
+            model.visual.image_mean, model.visual.image_std = cfg["mean"], cfg["std"]
+        return model, tokenizer
     except ConfigError:
         raise
     except Exception as error:
@@ -246,12 +261,9 @@ def _hub_entry(architecture: str, tag: str) -> dict[str, Any]:
 
 
 def _safetensors(cfg: dict[str, Any]) -> Path | None:
-    """The weights as safetensors from the hub's cache or the hub; None where it has only a pickle.
-
-    open_clip 2.20 would take the pickle. Entries with an activation of their own stay open_clip's matter.
-    """
+    """The weights as safetensors from the hub's cache or the hub; None where it has only a pickle."""
     hub = str(cfg.get("hf_hub") or "").strip("/")
-    if hub.count("/") != 1 or cfg.get("quick_gelu"):
+    if hub.count("/") != 1:
         return None
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError

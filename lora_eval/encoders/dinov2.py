@@ -48,4 +48,4 @@ class Dinov2(Encoder):
             return unit(self._model(torch.from_numpy(batch).to(self._device)).float().cpu().numpy())
 
 
-SPEC = EncoderSpec("dinov2", "form rather than words", Dinov2.id, Dinov2, "dino", ("style", "character", "object"))
+SPEC = EncoderSpec("dinov2", Dinov2.id, Dinov2, "dino", ("style", "character", "object"))

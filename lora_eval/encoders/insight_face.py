@@ -48,4 +48,4 @@ class InsightFace(Encoder):
 
 
 # no name of its own: a picture without a face has no feature, which the first encoder of a scorecard must give
-SPEC = EncoderSpec("", "faces", InsightFace.id, InsightFace, "face", ("character",))
+SPEC = EncoderSpec("", InsightFace.id, InsightFace, "face", ("character",))

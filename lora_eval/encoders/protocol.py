@@ -68,7 +68,6 @@ class EncoderSpec:
 
     Attributes:
         name: what ``--encoder`` takes.
-        what: a few words for the help.
         id: see :attr:`Encoder.id`; known without loading anything.
         load: (device, pictures in one pass) -> encoder; raises MissingEncoder where package or weights are not there.
         second: name in ``RunData.extra`` where it also gives a second opinion; "" where it does not.
@@ -76,7 +75,6 @@ class EncoderSpec:
     """
 
     name: str
-    what: str
     id: str
     load: Callable[[str, int], Encoder]
     second: str = ""

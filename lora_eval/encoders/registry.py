@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lora_eval.encoders import dinov2, insight_face
-from lora_eval.encoders.clip import DEFAULT, TINY, clip_id, load_clip
+from lora_eval.encoders.clip import DEFAULT, TINY, clip_id, hub_names, load_clip
 from lora_eval.encoders.protocol import Encoder, EncoderSpec, MissingEncoder
 from lora_eval.errors import ConfigError
 from lora_eval.host.protocol import ModelInfo
@@ -36,6 +36,11 @@ def resolve_encoder(name: str, model: ModelInfo | None = None, width: int = 512)
     if name not in ("", "auto"):
         return name
     return TINY if model is not None and is_shipped_model(model) and width <= TINY_SIDE else DEFAULT
+
+
+def is_name(name: str) -> bool:
+    """Whether this is the name of an encoder and no path: ``auto``, one of :data:`NAMED`, or one of open_clip's own."""
+    return name in ("auto", TINY) or name in NAMED or name in hub_names()
 
 
 def encoder_id(name: str) -> str:

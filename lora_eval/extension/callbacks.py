@@ -28,6 +28,8 @@ from lora_eval.service.served_files import add_routes
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from lora_eval.api.guard import Doors
+
 SECTION = ("lora_eval", "LoRA Eval")
 TABS = "lora_eval.ui.tabs"
 extension_folder: Path | None = None
@@ -218,7 +220,8 @@ def start(demo: Any, app: FastAPI) -> None:
     if shared.cmd_opts.api or shared.cmd_opts.nowebui:
         from lora_eval.api.routes import create_routes
 
-        create_routes(app, current_host, queue, dict(_users()), allowed_folders)
+        users = dict(_users())
+        create_routes(app, current_host, queue, users, allowed_folders, model_folders, lambda: doors(bool(users)))
 
 
 def allowed_folders() -> list[Path]:
@@ -227,6 +230,32 @@ def allowed_folders() -> list[Path]:
 
     own = [Path(paths_internal.data_path), Path(shared.cmd_opts.lora_dir)]
     return [*own, *read_settings().allowed]
+
+
+def model_folders() -> list[Path]:
+    """The WebUI's model folders, whose own links the owner chose."""
+    from modules import paths_internal, shared
+
+    return [Path(shared.cmd_opts.lora_dir), Path(paths_internal.models_path)]
+
+
+def doors(with_password: bool) -> Doors:
+    """From which pages and under which names the WebUI itself takes requests."""
+    from modules import shared
+
+    from lora_eval.api.guard import Doors, hosts_of
+
+    options = shared.cmd_opts
+    origins = str(getattr(options, "cors_allow_origins", None) or "").split(",")
+    hosts = hosts_of(
+        (getattr(options, "server_name", None), *(("*.gradio.live",) if getattr(options, "share", False) else ()))
+    )
+    return Doors(
+        tuple(one.strip() for one in origins if one.strip()),
+        str(getattr(options, "cors_allow_origins_regex", None) or ""),
+        hosts,
+        with_password,
+    )
 
 
 def _users() -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_eval.errors import Interrupted, LoraEvalError
+from lora_eval.errors import Interrupted, LoraEvalError, RunError
 from lora_eval.host.protocol import Job
 
 QUEUED, RUNNING, FINISHED, FAILED, INTERRUPTED = "queued", "running", "finished", "failed", "interrupted"
@@ -153,10 +153,11 @@ class JobQueue:
 
     Args:
         keep: ended jobs that are remembered; older ones are forgotten.
+        most_waiting: jobs that may wait; a further one is refused.
     """
 
-    def __init__(self, keep: int = 50) -> None:
-        self._keep = keep
+    def __init__(self, keep: int = 50, most_waiting: int = 100) -> None:
+        self._keep, self._most_waiting = keep, most_waiting
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._records: dict[str, _Record] = {}
@@ -168,10 +169,16 @@ class JobQueue:
         """Put a job in line and return its id. ``function`` gets a :class:`Handle`, its result is kept.
 
         With ``resumable`` it may be called again after it was stopped, with :attr:`Handle.again` set.
+
+        Raises:
+            RunError: as many jobs wait as may.
         """
         handle = Handle(threading.Lock())
         record = _Record(uuid.uuid4().hex[:12], kind, title, function, handle, resumable, submitted=time.time())
         with self._changed:
+            waiting = sum(one.status == QUEUED for one in self._records.values())
+            if waiting >= self._most_waiting:
+                raise RunError(f"{waiting} jobs wait already; interrupt some or let them end first")
             self._records[record.id] = record
             if self._thread is None:
                 # a daemon: a training run must not keep a closed WebUI alive

@@ -48,16 +48,25 @@ def _localisation() -> str:
 
 
 def launch(
-    host: str = "127.0.0.1", port: int | None = None, controller: Controller | None = None, block: bool = True
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    controller: Controller | None = None,
+    block: bool = True,
+    auth: tuple[str, str] | None = None,
 ) -> gr.Blocks:
-    """Serve the page. ``block``: until the process is ended."""
+    """Serve the page. ``block``: until the process is ended. ``auth``: user and password that the page asks for."""
     page, options = build(controller)
     if compat.MAJOR < 6:
         options["show_api"] = False
     else:
         options["footer_links"] = []
     app, _, _ = page.launch(
-        server_name=host, server_port=port or DEFAULT_PORT, prevent_thread_lock=True, quiet=not block, **options
+        auth=auth,
+        server_name=host,
+        server_port=port or DEFAULT_PORT,
+        prevent_thread_lock=True,
+        quiet=not block,
+        **options,
     )
     add_routes(app)
     if block:

@@ -46,7 +46,7 @@ def site(tmp_path: Path) -> Any:
     app, jobs = FastAPI(), JobQueue()
     host = FolderHost(tmp_path / "output")
     create_routes(app, lambda: host, jobs, None, lambda: [tmp_path / "data"])  # type: ignore[arg-type, return-value]
-    return SimpleNamespace(client=TestClient(app), jobs=jobs, root=tmp_path, host=host)
+    return SimpleNamespace(client=TestClient(app, base_url="http://127.0.0.1"), jobs=jobs, root=tmp_path, host=host)
 
 
 def get(site: Any, path: str) -> Any:
@@ -357,7 +357,7 @@ def locked(tmp_path: Path) -> TestClient:
     host = FolderHost(tmp_path)
     users = {"ann": "s3cret", "bob": "co:lon"}
     create_routes(app, lambda: host, JobQueue(), users, lambda: [tmp_path])  # type: ignore[arg-type, return-value]
-    return TestClient(app)
+    return TestClient(app, base_url="http://127.0.0.1")
 
 
 EVERY_ROUTE = [
@@ -400,7 +400,7 @@ def test_the_app_s_own_routes_stay_open(tmp_path: Path) -> None:
 
     host = FolderHost(tmp_path)
     create_routes(app, lambda: host, JobQueue(), {"ann": "x"}, lambda: [tmp_path])  # type: ignore[arg-type, return-value]
-    assert TestClient(app).get("/sdapi").json() == {"own": 1}
+    assert TestClient(app, base_url="http://127.0.0.1").get("/sdapi").json() == {"own": 1}
 
 
 def test_compare_sets_finished_runs_side_by_side(site: Any, tmp_path: Path) -> None:

@@ -192,7 +192,11 @@ def test_allowed_folders_are_the_webuis_own_first(webui: Any, tmp_path: Path) ->
 
 
 def health(app: FastAPI, auth: Any = None) -> int:
-    return TestClient(app, raise_server_exceptions=False).get("/lora-eval/v1/jobs", auth=auth).status_code
+    return (
+        TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+        .get("/lora-eval/v1/jobs", auth=auth)
+        .status_code
+    )
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,16 @@ def test_a_key_that_stands_twice_is_an_error_that_names_both_lines(tmp_path: Pat
     with pytest.raises(YamlError, match="line 1: 'b' is set"):
         parse("a: {b: 1, b: 2}")
     assert parse("on: 1\n007: 2\n") == {"on": 1, "007": 2}
-    assert parse("x: &q {b: 1}\ny: {<<: *q, b: 3}")["y"] == {"b": 3}
+    assert parse("x: {b: 1}\ny: {b: 3}")["y"] == {"b": 3}
+
+
+@pytest.mark.parametrize(
+    "text", ["x: &q {b: 1}\ny: *q", "x: &q [1]", "- &a a\n- *a", "a: *b", "a: &a [&b [1, 1], *b, *b, *b]\nc: [*a, *a]"]
+)
+def test_anchors_and_aliases_are_refused_by_their_line(text: str) -> None:
+    """A few lines of them stand for billions of values; nokogiri and PyYAML alike expand them (yaml/pyyaml#235)."""
+    with pytest.raises(YamlError, match=r"line \d: anchors .* are not read; write the value out"):
+        parse(text)
 
 
 def test_suites_and_terms_keep_their_texts(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_the_desk_offers_the_hosts_first_and_the_terms_always(host: Interrogatin
 def test_rest(host: Interrogating, folder: Path, tmp_path: Path) -> None:
     app, queue = FastAPI(), JobQueue()
     create_routes(app, lambda: host, queue, None, lambda: [])
-    client = TestClient(app)
+    client = TestClient(app, base_url="http://127.0.0.1")
     assert client.get(f"{PREFIX}/captioners").json() == ["BLIP", submit.TERMS]
     answer = client.post(f"{PREFIX}/caption", json={"data": str(folder), "by": "BLIP", "trigger": "sks"})
     assert answer.status_code == 202

@@ -54,7 +54,7 @@ class ScoreRequest:
         "a shipped one, or the path of a YAML or CSV file",
         metavar="FILE",
         group="what",
-        path="with a suffix",
+        path="suite",
     )
     preset: str = option("standard", "Preset", "how much is drawn: more pictures, narrower intervals", choices=NAMES)
     kind: str | None = option(
@@ -72,7 +72,7 @@ class ScoreRequest:
         "Image encoder",
         f"{CHOICES}; empty: as in Settings",
         group="how",
-        path="where it exists",
+        path="encoder",
     )
     sampler: str | None = option(None, "Sampler", "empty: Euler", group="how")
     scheduler: str | None = option(None, "Schedule type", "empty: Automatic", group="how")

@@ -27,7 +27,7 @@ def setup(tmp_path):
 def offered(monkeypatch, **makers):
     """These second opinions and no others: name -> (kinds, how it is made)."""
     specs = tuple(
-        EncoderSpec("", "", name, lambda *_, make=make: make(), name, kinds) for name, (kinds, make) in makers.items()
+        EncoderSpec("", name, lambda *_, make=make: make(), name, kinds) for name, (kinds, make) in makers.items()
     )
     monkeypatch.setattr(registry, "SPECS", specs)
 
