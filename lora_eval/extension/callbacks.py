@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_eval.encoders.choices import CHOICES
 from lora_eval.errors import HostError, LoraEvalError
 from lora_eval.extension.xyz_axes import Axes, find_grid, link_into, ordered_names, provide_all
 from lora_eval.host.current import Settings, current_host, install
@@ -104,7 +105,7 @@ def add_settings() -> None:
         ).info("of training, its test pictures and scorecards; 0: the size that the model was made for"),
         "lora_eval_encoder": shared.OptionInfo(
             "auto", "Image and text encoder of the scorecard", gr.Textbox, section=SECTION
-        ).info("auto, an open_clip model as NAME/PRETRAINED, or a folder with its weights"),
+        ).info(CHOICES),
     }
     for key, info in options.items():
         shared.opts.add_option(key, info)

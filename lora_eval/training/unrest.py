@@ -20,6 +20,8 @@ CHANCE = 1e-3
 FEWEST_POINTS = 10
 # smallest half swing, as a share of the level: of a validation on fixed pictures, of a training loss
 LEAST_SWING = {"validation": 0.05, "training": 0.1}
+# how far above its past, on the logarithm, a curve ends that ran away: by 30 %, as for the word diverged
+RUN_AWAY = 0.26
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def periodic(step: np.ndarray, level: np.ndarray, name: str) -> tuple[int, str] 
     """
     n = len(level)
     most = (n - 1) / 2
-    if n < FEWEST_POINTS or most < FEWEST_PERIODS:
+    if n < FEWEST_POINTS or most < FEWEST_PERIODS or ran_away(level):
         return None
     basis, smooth = _smooth_basis(step, level)
     off = level - smooth
@@ -135,6 +137,15 @@ def periodic(step: np.ndarray, level: np.ndarray, name: str) -> tuple[int, str] 
     since = int(step[0] + (step[-1] - step[0]) / periods[best] / 2)
     share, times = f"{math.expm1(swing):.0%}", f"{periods[best]:.0f}"
     return since, f"the {name} loss swings by {share} about its trend, {times} times over the run"
+
+
+def ran_away(level: np.ndarray) -> bool:
+    """Whether the end lies far above everything before the last third: no smooth curve fits that, nor is it a swing."""
+    n = len(level)
+    size = max(1, n // 36)
+    means = np.array([level[at : at + size].mean() for at in range(0, n - size + 1, size)])
+    end, before = float(np.median(means[-3:])), float(running(means[: max(3, len(means) * 2 // 3)]).max())
+    return end - before > max(RUN_AWAY, 4.5 * _noise(level) / math.sqrt(size))
 
 
 def _wave_shares(step: np.ndarray, off: np.ndarray, periods: np.ndarray, basis: np.ndarray) -> np.ndarray:
