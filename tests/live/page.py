@@ -17,20 +17,27 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backg
 
 
 @contextmanager
-def opened(url: str) -> Iterator[Any]:
-    """The page at ``url``; at its end our scripts may have thrown nothing."""
+def chromium() -> Iterator[Any]:
+    """A browser without a page yet."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     if CHROMIUM is None:
         pytest.skip("needs chromium on this machine")
-    thrown: list[str] = []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Any]:
+    """The page at ``url``; at its end our scripts may have thrown nothing."""
+    thrown: list[str] = []
+    with chromium() as browser:
         made = browser.new_page(viewport={"width": 1360, "height": 1000}, accept_downloads=True)
         made.set_default_timeout(PATIENCE)
         made.on("pageerror", lambda error: thrown.append(f"{error} {error.stack}"))
         made.goto(url, wait_until="domcontentloaded")
         yield made
-        browser.close()
     assert [line for line in thrown if "loraEval" in line or "lora_eval" in line] == []
 
 
