@@ -306,7 +306,8 @@ def _check_numbers(tensors: Mapping[str, torch.Tensor], where: str) -> None:
 
     for key, value in tensors.items():
         if not value.is_floating_point():
-            if key.endswith(ALPHA):
+            # IA3's mark is a truth value
+            if key.endswith((ALPHA, ".on_input")):
                 continue
             raise LoraFileError(f"{where}: {key} is {value.dtype}, expected floating point numbers")
         numbers = value.float() if value.element_size() == 1 else value

@@ -33,7 +33,8 @@ def png(path: Path, **texts: str) -> Path:
 
 def with_comment(path: Path, comment: bytes) -> Path:
     exif = Image.Exif()
-    exif.get_ifd(0x8769)[0x9286] = comment
+    # Pillow 9.5 and later alike keep a sub-directory that is given so
+    exif[0x8769] = {0x9286: comment}
     Image.new("RGB", (96, 64)).save(path, exif=exif)
     return path
 
