@@ -6,6 +6,7 @@ ended, what it says of keys that are not applied.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -75,7 +76,7 @@ def _dora(whole: Tensors) -> Tensors:
 def _peft(whole: Tensors) -> Tensors:
     found: Tensors = {}
     for name in _down(whole):
-        path = name.removeprefix("lora_unet_").replace("_attn", ".attn").replace("_to_", ".to_")
+        path = re.sub(r"(?<=\d)_|_(?=\d)", ".", name.removeprefix("lora_unet_"))
         found[f"unet.{path}.lora_A.weight"] = whole[f"{name}.lora_down.weight"]
         found[f"unet.{path}.lora_B.weight"] = whole[f"{name}.lora_up.weight"]
     return found

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lora_eval.errors import RunError
-from lora_eval.reading.infotext import read_infotext, read_png
+from lora_eval.reading.generation import read_generation
 from lora_eval.scorecard.comparison.runs import Run, Side, number
 from lora_eval.scorecard.tables import cell_text
 
@@ -73,12 +73,10 @@ def drawing_of(side: Side) -> Drawing:
     return Drawing("", known.pop("model", ""), known.pop("sha256", ""), known)
 
 
-def _infotext(path: Path) -> dict[str, str]:
-    """The settings in a picture; none where it has no infotext or is gone."""
-    try:
-        return read_infotext(read_png(path)).parameters
-    except RunError:
-        return {}
+def _infotext(path: Path) -> Mapping[str, str]:
+    """The settings in a picture of any kind; none where it has no infotext or is gone."""
+    said = read_generation(path)
+    return said.parameters if said is not None else {}
 
 
 def require_alike(sides: Sequence[Side], drawings: Sequence[Drawing]) -> None:
