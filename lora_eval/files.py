@@ -15,9 +15,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lora_eval.errors import RunError
+from lora_eval.log import logger
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 """The data that the package ships: models, drawings, suites, templates, languages."""
@@ -140,3 +141,98 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def hold(lock_file: Path, folder: Path, tidy: bool = False) -> Iterator[None]:
+    """Keep every other process and thread out of ``folder`` while inside.
+
+    The operating system holds the lock, so that of a killed process is gone with it; the process id in the file is only
+    for the message.
+
+    Args:
+        lock_file: inside ``folder`` or beside it.
+        tidy: remove the file at the end.
+
+    Raises:
+        RunError: another process or thread works in the folder, or it cannot be written.
+    """
+    make_folder(folder)
+    while True:
+        try:
+            file = open(lock_file, "a+b")  # noqa: SIM115 (held over the yield)
+        except OSError as error:
+            raise write_error(lock_file, error) from error
+        with file:
+            if not _try_lock(file):
+                file.seek(0)
+                owner = file.read(40).decode("ascii", "replace").strip() or "unknown"
+                raise RunError(f"{folder} is in use by process {owner}; wait for it or choose another folder")
+            if not _is_there(file, lock_file):
+                # whoever held it removed it between our opening and locking
+                continue
+            try:
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
+                file.flush()
+                yield
+            finally:
+                file.truncate(0)
+                if tidy:
+                    with suppress(OSError):
+                        lock_file.unlink()
+                _unlock(file)
+        return
+
+
+def is_held(lock_file: Path) -> bool:
+    """Whether another process or thread holds the lock."""
+    try:
+        with open(lock_file, "r+b") as file:
+            if not _try_lock(file):
+                return True
+            _unlock(file)
+    except OSError:
+        pass
+    return False
+
+
+def _is_there(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Take the lock without waiting; False when someone else has it."""
+    if os.name == "nt":
+        import msvcrt
+
+        try:
+            file.seek(1 << 20)  # beyond the text: Windows locks forbid reading
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            return True
+        except OSError:
+            return False
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        logger.warning("this file system has no locks (%s); do not run two jobs on one folder", error)
+    return True
+
+
+def _unlock(file: IO[bytes]) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(1 << 20)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+        return
+    import fcntl
+
+    fcntl.flock(file, fcntl.LOCK_UN)

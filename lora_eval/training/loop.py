@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lora_eval.encoders.protocol import Encoder
+from lora_eval.files import hold
 from lora_eval.host.protocol import Host, Job, ModelInfo
 from lora_eval.training.config import TrainConfig, load_config
 from lora_eval.training.memory import free_memory, is_out_of_memory, keep_smaller, next_smaller
@@ -57,7 +58,8 @@ def train(
     if resume:
         config = keep_smaller(config, load_config(paths.config))
     try:
-        return _train(host, config, paths, info, job, bool(resume), sum(item.repeats for item in items), encoder)
+        with hold(paths.lock, paths.folder, tidy=True):
+            return _train(host, config, paths, info, job, bool(resume), sum(item.repeats for item in items), encoder)
     # also KeyboardInterrupt and an interpreter that ends: whatever it was, it goes on upward and leaves no empty folder
     except BaseException:
         with contextlib.suppress(OSError):

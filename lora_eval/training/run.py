@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_eval.errors import LoraFileError, RunError
-from lora_eval.files import make_folder, read_json, write_error, write_json
+from lora_eval.files import is_held, make_folder, read_json, write_error, write_json
 from lora_eval.host.protocol import Host
 from lora_eval.lora.files import inspect_lora
 from lora_eval.training.config import TrainConfig
@@ -35,6 +35,11 @@ class RunPaths:
     @property
     def history(self) -> Path:
         return self.folder / "history.csv"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.folder / ".lock"
 
     @property
     def record(self) -> Path:
@@ -140,7 +145,7 @@ def _place(config: TrainConfig, host: Host, base: str, name: str) -> Path:
 def _used(paths: RunPaths) -> bool:
     if not paths.folder.is_dir():
         return paths.folder.exists() and paths.folder.name != paths.name
-    if paths.state.exists() or any(paths.folder.glob("*.safetensors")):
+    if paths.state.exists() or any(paths.folder.glob("*.safetensors")) or is_held(paths.lock):
         return True
     # a run that was stopped before its first step has a header and row 0 at most: its place is free again
     with contextlib.suppress(OSError):

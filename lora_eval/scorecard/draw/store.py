@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from lora_eval.errors import RunError
-from lora_eval.files import make_folder, read_json, write_bytes, write_error, write_json
+from lora_eval.files import hold, make_folder, read_json, write_bytes, write_json
 from lora_eval.host.png import save_png
 from lora_eval.host.protocol import Drawn
 from lora_eval.log import logger
@@ -134,65 +132,15 @@ class RunFolder:
         Raises:
             RunError: another process or thread works in the folder, or it cannot be written.
         """
-        make_folder(self.root)
-        try:
-            file = open(self.lock_file, "a+b")  # noqa: SIM115 (held over the yield)
-        except OSError as error:
-            raise write_error(self.lock_file, error) from error
-        with file:
-            if not _try_lock(file):
-                file.seek(0)
-                owner = file.read(40).decode("ascii", "replace").strip() or "unknown"
-                raise RunError(f"{self.root} is in use by process {owner}; wait for it or choose another folder")
-            try:
-                file.truncate(0)
-                file.write(str(os.getpid()).encode())
-                file.flush()
-                self._sweep()
-                yield
-            finally:
-                file.truncate(0)
-                _unlock(file)
+        with hold(self.lock_file, self.root):
+            self._sweep()
+            yield
 
     def _sweep(self) -> None:
         """Temporary files of a killed process: nobody else is here, so they are nobody's."""
         for folder in (self.root, self.images):
             for part in folder.glob(".*.part*"):
                 part.unlink(missing_ok=True)
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    """Take the lock without waiting; False when someone else has it."""
-    if os.name == "nt":
-        import msvcrt
-
-        try:
-            file.seek(1 << 20)  # beyond the text: Windows locks forbid reading
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-            return True
-        except OSError:
-            return False
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:
-        logger.warning("this file system has no locks (%s); do not run two scorecards on one folder", error)
-    return True
-
-
-def _unlock(file: IO[bytes]) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        file.seek(1 << 20)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
-        return
-    import fcntl
-
-    fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def is_whole_png(path: Path) -> bool:
