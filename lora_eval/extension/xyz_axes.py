@@ -122,7 +122,11 @@ def find_grid(scripts_data: Iterable[Any]) -> Any | None:
 
 
 def family(name: str) -> str:
-    """The run that a checkpoint belongs to: its name without the step."""
+    """The run that a checkpoint belongs to: its name without the step.
+
+    >>> family("fox-000300")
+    'fox'
+    """
     return _STEP.sub("", name)
 
 

@@ -114,6 +114,11 @@ def kohya_name(path: str, layout: str, family: str) -> str:
     Raises:
         LoraFileError: the path is not one of such a UNet.
         ValueError: unknown layout.
+
+    >>> kohya_name("input_blocks.1.1.proj_in", "ldm", "sd1")
+    'lora_unet_down_blocks_0_attentions_0_proj_in'
+    >>> kohya_name("input_blocks.1.1.proj_in", "ldm", "sdxl")
+    'lora_unet_input_blocks_1_1_proj_in'
     """
     return kohya_names(path, layout, family)[0]
 

@@ -181,6 +181,11 @@ def lora_tags(prompt: str) -> tuple[tuple[LoraUse, ...], str]:
     A1111 takes ``<lora:NAME:TE:UNET>``, or ``te=``, ``unet=`` by name; the UNet's weight is the text encoder's where
     it is not written, and 1 where none is (extensions-builtin/Lora/extra_networks_lora.py). It adds up the tags of one
     name; how often that was meant is unknown, so it is not read.
+
+    >>> lora_tags("a fox <lora:fox:0.8>")
+    ((LoraUse(name='fox', weight=0.8),), '')
+    >>> lora_tags("a fox <lora:fox:te=1:unet=0.5>")[0][0].weight
+    0.5
     """
     found: dict[str, LoraUse] = {}
     for match in _TAG.finditer(prompt):

@@ -39,7 +39,11 @@ class Infotext:
 
 
 def quote(value: object) -> str:
-    """A value as it stands in the settings line: a JSON string when the plain text would be ambiguous."""
+    """A value as it is written in the settings line: a JSON string when the plain text would be ambiguous.
+
+    >>> quote("Euler a"), quote("fox: 12ab, cat: 34cd")
+    ('Euler a', '"fox: 12ab, cat: 34cd"')
+    """
     text = str(value)
     plain = text and not any(mark in text for mark in ',:\n\r"') and text == text.strip()
     return text if plain else json.dumps(text, ensure_ascii=False)

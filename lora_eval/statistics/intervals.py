@@ -63,6 +63,9 @@ def wilson(successes: float, trials: float, level: float = LEVEL) -> tuple[float
 
     Raises:
         ValueError: no trials, or successes outside 0..trials.
+
+    >>> [round(end, 3) for end in wilson(0, 10)]
+    [0.0, 0.278]
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"a rate needs 0 <= successes <= trials, trials >= 1, got {successes} of {trials}")

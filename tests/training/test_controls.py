@@ -124,9 +124,12 @@ def test_the_key_changes_the_lora_beside_another(data: Path, tmp_path: Path, key
     assert numbers(run(tmp_path / "with", data, **other, **own)) != without
 
 
-def test_what_is_written(data: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def written(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A training with every setting of what is written; the pictures that were drawn for it."""
+    folder = tmp_path_factory.mktemp("written")
     drawn: list[tuple[Any, Any]] = []
-    host = FakeHost(tmp_path)
+    host = FakeHost(folder)
 
     def watch(borrowed: Any) -> None:
         real = borrowed.draw
@@ -139,38 +142,36 @@ def test_what_is_written(data: Path, tmp_path: Path) -> None:
 
     host.prepare = watch
     values = {
-        "train_data_dir": str(data),
-        "lora_rank": 2,
-        "save_steps": 1,
-        "save_dtype": "bf16",
-        "publish": False,
-        "sample_prompts": ["{trigger} and {class_word}"],
-        "sample_steps": 2,
-        "sample_seed": 7,
-        "sample_negative": "blurry",
-        "sampler": "DDIM",
-        "sampler_steps": 9,
-        "sample_cfg": 3.5,
-        "class_word": "fox",
-        "kind": "object",
-        "max_steps": 3,
-    }
-    result = train(host, make_config({**BASE, **values}))
+        "train_data_dir": str(data), "lora_rank": 2, "save_steps": 1, "save_dtype": "bf16", "publish": False,
+        "sample_prompts": ["{trigger} and {class_word}"], "sample_steps": 2, "sample_seed": 7,
+        "sample_negative": "blurry", "sampler": "DDIM", "sampler_steps": 9, "sample_cfg": 3.5, "class_word": "fox",
+        "kind": "object", "max_steps": 3, "output_dir": str(folder / "out"),
+    }  # fmt: skip
+    return host, train(host, make_config({**BASE, **values})), drawn
+
+
+def test_a_checkpoint_is_written_as_often_as_asked_and_published_only_if_asked(written: Any) -> None:
+    host, result, _ = written
     assert [step for step, _ in result.checkpoints] == [1, 2, 3]
     assert result.published is None and not host.lora_folder.exists()
+
+
+def test_test_pictures_are_drawn_as_asked(written: Any) -> None:
+    _, _, drawn = written
     requests, sampling = drawn[0]
     assert len(drawn) == 3, "before, after two steps, at the end"
     assert [(r.prompt, r.negative_prompt, r.seed) for r in requests] == [("zorp and fox", "blurry", 7)]
     assert (sampling.sampler, sampling.steps, sampling.cfg_scale) == ("DDIM", 9, 3.5)
+
+
+def test_the_file_has_the_rank_the_type_and_what_it_is_about(written: Any) -> None:
+    _, result, _ = written
     with safe_open(str(result.lora), "pt") as file:
         about = file.metadata()
         down = next(key for key in file.keys() if key.endswith("lora_down.weight"))  # noqa: SIM118
         tensor = file.get_tensor(down)
-    assert (about["lora_eval_kind"], about["lora_eval_class_word"], about["lora_eval_trigger"]) == (
-        "object",
-        "fox",
-        "zorp",
-    )
+    said = [about[f"lora_eval_{name}"] for name in ("kind", "class_word", "trigger")]
+    assert said == ["object", "fox", "zorp"]
     assert str(tensor.dtype) == "torch.bfloat16" and tensor.shape[0] == 2
 
 

@@ -61,7 +61,11 @@ def read_loras(paths: Sequence[Path | str]) -> tuple[tuple[PlannedLora, ...], di
 
 
 def slug(text: str, length: int = 48) -> str:
-    """Letters, digits, ``-`` and ``.`` only; other characters become ``-``."""
+    """Letters, digits, ``-`` and ``.`` only; other characters become ``-``.
+
+    >>> slug("my fox (v2)")
+    'my-fox-v2'
+    """
     return (
         re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:length] or "x" + hashlib.sha256(text.encode()).hexdigest()[:6]
     )

@@ -42,6 +42,11 @@ def parse_range(text: str, what: str = "range") -> list[float]:
     Raises:
         ConfigError: empty, not a number, a step that leads away from the end, or more than
             ``MAX_VALUES`` numbers; with an example.
+
+    >>> parse_range("0-1.2 [7]")
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
+    >>> parse_range("0-1(+0.5), 1.2")
+    [0.0, 0.5, 1.0, 1.2]
     """
     values: dict[Fraction, None] = {}
     if not str(text).strip():
