@@ -45,9 +45,7 @@ IN_THE_BODY = """
 from lora_eval.api.bodies import ScoreBody
 assert ScoreBody(lora="a", hires_steps=7).hires_steps == 7
 from lora_eval.api.routes import _request
-class Confined:
-    path = staticmethod(lambda text: text)
-assert _request(ScoreBody(lora="a", hires_steps=7), None, Confined).hires_steps == 7
+assert _request(ScoreBody(lora=["a"], hires_steps=7).given()).hires_steps == 7
 """
 IN_THE_FORM = """
 from lora_eval.errors import HostError

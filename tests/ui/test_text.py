@@ -10,6 +10,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+from lora_eval.encoders.choices import CHOICES
 from lora_eval.extension import callbacks
 from lora_eval.training.config import TrainConfig
 from lora_eval.ui import text
@@ -29,7 +30,8 @@ def test_every_text_of_the_settings_is_translated() -> None:
             if node.func.attr == "OptionInfo":
                 texts.append(ast.literal_eval(node.args[1]))
             elif node.func.attr == "info" and node.args:
-                texts.append(ast.literal_eval(node.args[0]))
+                first = node.args[0]
+                texts.append(CHOICES if isinstance(first, ast.Name) else ast.literal_eval(first))
     assert len(texts) >= 8
     assert [words for words in texts if words not in TRANSLATIONS] == []
 
