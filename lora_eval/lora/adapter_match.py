@@ -106,6 +106,7 @@ class Matched:
 
     layers: dict[str, Hit]
     fit: LoraFit
+    misfits: tuple[str, ...] = ()
 
 
 def match_adapter(file: AdapterFile, modules: Mapping[str, Any], family: str, merge: bool = True) -> Matched:
@@ -154,7 +155,7 @@ def match_adapter(file: AdapterFile, modules: Mapping[str, Any], family: str, me
     without = [hit.name for hit in hits.values() if hit.bias_without_place]
     if without:
         notes.append(f"{len(without)} layers have no bias that could be changed: {first(without)}")
-    return Matched(hits, LoraFit(len(hits), (*file.notes, *notes)))
+    return Matched(hits, LoraFit(len(hits), (*file.notes, *notes)), tuple(misfits))
 
 
 def check_family(file: AdapterFile, family: str) -> None:

@@ -16,6 +16,8 @@ import pytest
 torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from tests.live.client import HttpError  # noqa: E402
+
 Tensors = dict[str, Any]
 
 
@@ -147,7 +149,11 @@ def test_what_the_webui_draws_is_scored_and_the_rest_is_refused_by_its_reason(
     try:
         webui.call("/sdapi/v1/refresh-loras", {})
         base = webui.txt2img("a zorp")
-        drawn = bool(np.any(webui.txt2img(f"a zorp <lora:{stem}:0.7>") != base))
+        try:
+            drawn = bool(np.any(webui.txt2img(f"a zorp <lora:{stem}:0.7>") != base))
+        except HttpError:
+            # Forge fails on a layer of another shape
+            drawn = False
         state = webui.over(webui.score(f"models/Lora/{path.name}", run=run, seeds=1, batch_size=1))
         report = "" if state["status"] != "finished" else webui.call(f"/lora-eval/v1/runs/{run}/report.html")
         note = "draw nothing" in report or "are not read" in report

@@ -95,7 +95,7 @@ class ForgeHost(WebuiHost):
         model = self._current()
         family = self._describe(model).family
         file = load_adapter(path)
-        notes = unet_notes(file, model.forge_objects_original.unet.model.diffusion_model, family)
+        notes = unet_notes(file, model.forge_objects_original.unet.model.diffusion_model, family, "Forge")
         layers, rest, skipped = _host_layers(model, path)
         for lost, what in ((rest, "match no layer of the model"), (skipped, "are of tensors that the model lacks")):
             if len(lost) > _FORGIVEN:

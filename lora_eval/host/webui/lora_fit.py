@@ -6,17 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 from lora_eval.errors import LoraFileError
-from lora_eval.lora.adapter_file import AdapterFile
+from lora_eval.lora.adapter_file import AdapterFile, first
 from lora_eval.lora.adapter_match import check_family, match_adapter
 from lora_eval.lora.match import is_text_encoder
 from lora_eval.lora.names import kohya_names
 
 
-def unet_notes(file: AdapterFile, unet: Any, family: str) -> tuple[str, ...]:
+def unet_notes(file: AdapterFile, unet: Any, family: str, fails: str = "") -> tuple[str, ...]:
     """What of the file's UNet layers does not fit, in sentences.
 
+    Args:
+        fails: name of a host that does not pass over a layer of another shape but fails to draw.
+
     Raises:
-        LoraFileError: another family, or less than half of the layers fit.
+        LoraFileError: another family, less than half of the layers fit, or a layer on which the host fails.
     """
     check_family(file, family)
     layers = {name: parts for name, parts in file.layers.items() if not is_text_encoder(name)}
@@ -31,7 +34,13 @@ def unet_notes(file: AdapterFile, unet: Any, family: str) -> tuple[str, ...]:
         except LoraFileError:
             names = ("lora_unet_" + path.replace(".", "_"),)
         modules.update(dict.fromkeys(names, module))
-    return match_adapter(replace(file, layers=layers), modules, family, merge=False).fit.notes
+    matched = match_adapter(replace(file, layers=layers), modules, family, merge=False)
+    if fails and matched.misfits:
+        lost = list(matched.misfits)
+        raise LoraFileError(
+            f"{file.path}: {len(lost)} layers do not fit the model, which {fails} cannot draw ({first(lost)})"
+        )
+    return matched.fit.notes
 
 
 def why_not(file: AdapterFile) -> str:
