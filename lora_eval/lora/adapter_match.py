@@ -30,10 +30,12 @@ class LoraFit:
     Attributes:
         layers: layers that it changes.
         notes: what of the file is not applied, and how it was read, in sentences.
+        misfits: layers of another shape, which a host may report as errors while it draws.
     """
 
     layers: int
     notes: tuple[str, ...] = ()
+    misfits: int = 0
 
 
 class Hit:
@@ -155,7 +157,7 @@ def match_adapter(file: AdapterFile, modules: Mapping[str, Any], family: str, me
     without = [hit.name for hit in hits.values() if hit.bias_without_place]
     if without:
         notes.append(f"{len(without)} layers have no bias that could be changed: {first(without)}")
-    return Matched(hits, LoraFit(len(hits), (*file.notes, *notes)), tuple(misfits))
+    return Matched(hits, LoraFit(len(hits), (*file.notes, *notes), len(misfits)), tuple(misfits))
 
 
 def check_family(file: AdapterFile, family: str) -> None:

@@ -27,7 +27,7 @@ from lora_eval.host.borrow import WebuiLoan
 from lora_eval.host.protocol import Conditioning, ModelInfo
 from lora_eval.host.restore import freeze, kept_modules, kept_random
 from lora_eval.host.webui.host import WebuiHost, networks
-from lora_eval.host.webui.lora_fit import unet_notes, why_not
+from lora_eval.host.webui.lora_fit import unet_fit, why_not
 from lora_eval.lora.adapter_file import AdapterFile, first, load_adapter
 from lora_eval.lora.adapter_match import LoraFit
 
@@ -92,14 +92,15 @@ class A1111Host(WebuiHost):
         model = self._current()
         family = self._describe(model).family
         file = load_adapter(path)
-        notes = unet_notes(file, model.model.diffusion_model, family)
+        fit = unet_fit(file, model.model.diffusion_model, family)
+        notes = fit.notes
         taken, layers = _host_layers(file)
         text = [name for name in file.text_layers if name not in taken]
         if not layers:
             raise LoraFileError(f"{path}: AUTOMATIC1111 applies none of its keys ({why_not(file)})")
         if text:
             notes += (f"{len(text)} text encoder layers are not the model's and draw nothing: {first(text)}",)
-        return LoraFit(layers, notes)
+        return LoraFit(layers, notes, fit.misfits)
 
     def _forget_loras(self) -> None:
         from modules.processing import StableDiffusionProcessing

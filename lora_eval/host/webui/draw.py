@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -17,14 +18,27 @@ _NEUTRAL = {"token_merging_ratio": 0.0, "sd_lora": "None"}
 _FETCHING_PREVIEWS = ("Approx NN", "TAESD")
 
 
+def _is_error(comments: str, misfits: int) -> bool:
+    """Whether the host complained of more than layers that are known not to fit."""
+    passed = re.search(r"Networks with errors: [^\n]*?\((\d+)\)\s*$", comments.strip(), re.IGNORECASE)
+    if passed is not None and int(passed[1]) <= misfits:
+        comments = comments[: passed.start()]
+    return "error" in comments.lower()
+
+
 def txt2img(
-    requests: Sequence[ImageRequest], sampling: Sampling, use: LoraUse | None, after: Callable[[], None]
+    requests: Sequence[ImageRequest],
+    sampling: Sampling,
+    use: LoraUse | None,
+    after: Callable[[], None],
+    misfits: int = 0,
 ) -> list[Drawn]:
     """One batch through ``process_images``, the queue being ours.
 
     Args:
         use: a LoRA under a name that the host knows.
         after: called when the host has drawn; it counts pictures in its progress bar by itself.
+        misfits: layers of the LoRA that are known not to fit, which the host may report and pass over.
 
     Raises:
         Interrupted: the host's Interrupt was pressed; the unfinished pictures are thrown away.
@@ -69,7 +83,7 @@ def txt2img(
             if incomplete:
                 logger.info("Skip or Reload UI was pressed: the batch is incomplete and drawn again")
                 continue
-            if result.comments and "error" in str(result.comments).lower():
+            if _is_error(str(result.comments or ""), misfits):
                 raise HostError(f"the WebUI reported: {' '.join(str(result.comments).split())}")
             pictures = result.images[result.index_of_first_image :]
             if len(pictures) != len(requests):

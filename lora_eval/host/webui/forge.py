@@ -26,7 +26,7 @@ from lora_eval.host.borrow import WebuiLoan, half_precision
 from lora_eval.host.protocol import Conditioning, ModelInfo
 from lora_eval.host.restore import clone_before_norms, freeze, kept_modules, kept_random, make_ordinary
 from lora_eval.host.webui.host import WebuiHost, networks
-from lora_eval.host.webui.lora_fit import unet_notes, why_not
+from lora_eval.host.webui.lora_fit import unet_fit, why_not
 from lora_eval.lora.adapter_file import first, load_adapter
 from lora_eval.lora.adapter_match import LoraFit
 
@@ -95,7 +95,7 @@ class ForgeHost(WebuiHost):
         model = self._current()
         family = self._describe(model).family
         file = load_adapter(path)
-        notes = unet_notes(file, model.forge_objects_original.unet.model.diffusion_model, family, "Forge")
+        notes = unet_fit(file, model.forge_objects_original.unet.model.diffusion_model, family, "Forge").notes
         layers, rest, skipped = _host_layers(model, path)
         for lost, what in ((rest, "match no layer of the model"), (skipped, "are of tensors that the model lacks")):
             if len(lost) > _FORGIVEN:

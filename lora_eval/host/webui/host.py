@@ -236,11 +236,11 @@ class WebuiHost(WebuiParts):
             self._describe(self._load())
             if self._run_model is None and self._job is not None:
                 self._run_model = self._identity()
-            use, layers = (None, 0) if lora is None else self._prepare(lora)
+            use, fit = (None, LoraFit(0)) if lora is None else self._prepare(lora)
             try:
-                drawn = self._in_equal_chunks(requests, sampling, use)
+                drawn = self._in_equal_chunks(requests, sampling, use, fit.misfits)
                 if use is not None and lora is not None:
-                    self._check_applied(use.path, use.path.stem, use.weight, layers)
+                    self._check_applied(use.path, use.path.stem, use.weight, fit.layers)
                 elif not any("<lora:" in r.prompt for r in requests) and networks().loaded_networks:
                     names = ", ".join(net.name for net in networks().loaded_networks)
                     raise HostError(f"LoRA {names} is on in pictures that should show the base model; turn it off")
@@ -297,7 +297,7 @@ class WebuiHost(WebuiParts):
             return self._in_equal_chunks(requests, sampling, None) if requests else []
 
     def _in_equal_chunks(
-        self, requests: Sequence[ImageRequest], sampling: Sampling, use: LoraUse | None
+        self, requests: Sequence[ImageRequest], sampling: Sampling, use: LoraUse | None, misfits: int = 0
     ) -> list[Drawn]:
         """Hosts pad the prompts of a batch to one length, which would change the shorter ones: so cut by length."""
         groups: dict[tuple[int, int], list[int]] = {}
@@ -308,7 +308,8 @@ class WebuiHost(WebuiParts):
         for indices in groups.values():
             if self._job is not None:
                 self._job.check()
-            drawn.update(zip(indices, txt2img([requests[i] for i in indices], sampling, use, self._shown), strict=True))
+            some = [requests[i] for i in indices]
+            drawn.update(zip(indices, txt2img(some, sampling, use, self._shown, misfits), strict=True))
         return [drawn[index] for index in range(len(requests))]
 
     def _shown(self) -> None:
@@ -353,18 +354,18 @@ class WebuiHost(WebuiParts):
             self._known[key] = self._fit(path)
         return self._known[key], new
 
-    def _prepare(self, lora: LoraUse) -> tuple[LoraUse, int]:
-        """The LoRA under a name that the host resolves to this very file and content, and its layer count."""
+    def _prepare(self, lora: LoraUse) -> tuple[LoraUse, LoraFit]:
+        """The LoRA under a name that the host resolves to this very file and content, and how it fits."""
         fit, new = self._checked(lora.path)
         if new:
             # another content may have been drawn under this name before; hosts cache by name and never look again
             self._forget_loras()
         if fits_tag(lora.path.stem) and self._resolves(lora.path):
-            return lora, fit.layers
+            return lora, fit
         staged = self.staging.stage(lora.path)
         if not self._resolves(staged):
             raise HostError(f"the WebUI does not find {staged}; is its LoRA folder {self.lora_folder}?")
-        return LoraUse(staged, lora.weight), fit.layers
+        return LoraUse(staged, lora.weight), fit
 
     def _resolves(self, path: Path) -> bool:
         if self.lora_folder.resolve() not in path.resolve().parents and not path.is_relative_to(self.lora_folder):

@@ -7,13 +7,13 @@ from typing import Any
 
 from lora_eval.errors import LoraFileError
 from lora_eval.lora.adapter_file import AdapterFile, first
-from lora_eval.lora.adapter_match import check_family, match_adapter
+from lora_eval.lora.adapter_match import LoraFit, check_family, match_adapter
 from lora_eval.lora.match import is_text_encoder
 from lora_eval.lora.names import kohya_names
 
 
-def unet_notes(file: AdapterFile, unet: Any, family: str, fails: str = "") -> tuple[str, ...]:
-    """What of the file's UNet layers does not fit, in sentences.
+def unet_fit(file: AdapterFile, unet: Any, family: str, fails: str = "") -> LoraFit:
+    """How the file's UNet layers fit by their names and shapes.
 
     Args:
         fails: name of a host that does not pass over a layer of another shape but fails to draw.
@@ -24,7 +24,7 @@ def unet_notes(file: AdapterFile, unet: Any, family: str, fails: str = "") -> tu
     check_family(file, family)
     layers = {name: parts for name, parts in file.layers.items() if not is_text_encoder(name)}
     if not layers:
-        return file.notes
+        return LoraFit(0, file.notes)
     modules: dict[str, Any] = {}
     for path, module in unet.named_modules():
         if getattr(module, "weight", None) is None:
@@ -40,7 +40,7 @@ def unet_notes(file: AdapterFile, unet: Any, family: str, fails: str = "") -> tu
         raise LoraFileError(
             f"{file.path}: {len(lost)} layers do not fit the model, which {fails} cannot draw ({first(lost)})"
         )
-    return matched.fit.notes
+    return matched.fit
 
 
 def why_not(file: AdapterFile) -> str:

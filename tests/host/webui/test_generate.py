@@ -493,3 +493,20 @@ def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_touched(we
     with pytest.raises(HostError, match="FP8"), host.borrow_model():
         raise AssertionError("lent all the same")
     assert host.loans == [] and not webui.lock.locked()
+
+
+@pytest.mark.parametrize(
+    ("comments", "misfits", "error"),
+    [
+        ("Networks with errors: fox (1)", 1, False),
+        ("Networks with errors: fox (2)", 1, True),
+        ("Networks with errors: fox (1)", 0, True),
+        ("some error\nNetworks with errors: fox (1)", 1, True),
+        ("", 0, False),
+        ("a word of advice", 0, False),
+    ],
+)
+def test_only_layers_that_are_known_not_to_fit_may_be_reported(comments: str, misfits: int, error: bool) -> None:
+    from lora_eval.host.webui.draw import _is_error
+
+    assert _is_error(comments, misfits) is error
