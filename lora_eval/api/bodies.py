@@ -123,7 +123,7 @@ class CaptionBody(Body):
 
 
 class CompareBody(Body):
-    """What the ``compare`` command takes; ``runs`` are names of finished scorecard runs, at most 100."""
+    """What the ``compare`` command takes; ``runs`` are names of finished scorecard runs."""
 
     # names of runs, each looked up as one plain part of a path where the runs are
     runs: _items(Text)  # type: ignore[valid-type]

@@ -17,14 +17,13 @@ from lora_eval.lora.adapters.base import Parts
 from lora_eval.lora.adapters.formats import COMMON, format_of, is_plain
 from lora_eval.lora.convert import peft_alpha, read_peft_key
 from lora_eval.lora.files import inspect_lora, peft_settings_of, read_tensors
-from lora_eval.lora.match import is_text_encoder
+from lora_eval.lora.match import first, is_text_encoder
 
 if TYPE_CHECKING:
     import torch
 
 _LAYER = re.compile(r"^(?:lora|oft|lycoris)_(?:(unet|te\d?)_)?")
 _EMBEDDING = "bundle_emb."
-NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,3 @@ def _about_alpha(layers: Mapping[str, Parts]) -> list[str]:
     if not zero:
         return []
     return [f"alpha is 0 in {len(zero)} of {len(layers)} layers ({first(zero)}): they are drawn as nothing"]
-
-
-def first(names: list[str]) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_eval.errors import LoraFileError
-from lora_eval.lora.adapter_file import AdapterFile, first
+from lora_eval.lora.adapter_file import AdapterFile
 from lora_eval.lora.adapters.base import Parts
 from lora_eval.lora.adapters.formats import is_plain, layer_change
-from lora_eval.lora.files import CONTEXT_WIDTHS, context_width
-from lora_eval.lora.match import trimmed
+from lora_eval.lora.files import refuse_other_family
+from lora_eval.lora.match import Pair, first, misfit
 from lora_eval.lora.targets import as_target
 
 if TYPE_CHECKING:
@@ -95,11 +95,8 @@ def _check_halves(name: str, parts: Parts, module: Any) -> None:
         raise LoraFileError(f"{name}: its layer is neither linear nor a convolution")
     if rank == 0 or up.ndim < 2 or up.shape[1] != rank:
         raise LoraFileError(f"{name}: rank {rank} in lora_down, shape {tuple(up.shape)} in lora_up")
-    wanted = target.down_shape(rank), target.up_shape(rank)
-    for half, tensor, shape in zip(("lora_down", "lora_up"), (down, up), wanted, strict=True):
-        # 1x1 convolutions are stored with and without their two trailing dimensions
-        if trimmed(tuple(tensor.shape)) != trimmed(shape):
-            raise LoraFileError(f"{name}.{half}.weight has shape {tuple(tensor.shape)}, expected {shape}")
+    if wrong := misfit(Pair(name, down, up, float(rank)), target):
+        raise LoraFileError(wrong)
 
 
 @dataclass(frozen=True)
@@ -143,8 +140,14 @@ def match_adapter(file: AdapterFile, modules: Mapping[str, Any], family: str, me
             continue
         taken[id(module)] = name
     total = len(file.layers)
-    for lost, how in ((unmatched, "match none of the model's"), (misfits, "do not fit the model")):
-        if (lost and len(hits) < LEAST_SHARE * total) or any("attn2_to_k" in name for name in lost if lost is misfits):
+    few = len(hits) < LEAST_SHARE * total
+    # the cross-attention is as wide as the family's text states
+    other_width = any("attn2_to_k" in name for name in misfits)
+    for lost, how, refused in (
+        (unmatched, "match none of the model's", bool(unmatched) and few),
+        (misfits, "do not fit the model", (bool(misfits) and few) or other_width),
+    ):
+        if refused:
             raise LoraFileError(
                 f"{where}: {len(lost)} of {total} layers {how} ({first(lost)}); "
                 f"is it made for another model family than {family}?"
@@ -162,13 +165,7 @@ def match_adapter(file: AdapterFile, modules: Mapping[str, Any], family: str, me
 
 def check_family(file: AdapterFile, family: str) -> None:
     """Raise LoraFileError where the file says, by its width or its metadata, that it is for another family."""
-    if "unknown" in (file.family, family) or file.family == family:
-        return
     shapes = {
         f"{name}.{part}": tuple(value.shape) for name, parts in file.layers.items() for part, value in parts.items()
     }
-    width = context_width(shapes)
-    seen = f"its context width is {width}" if width in CONTEXT_WIDTHS else "its metadata says so"
-    raise LoraFileError(
-        f"{file.path}: a LoRA for {file.family} ({seen}), the model is {family}; use a model of its own family"
-    )
+    refuse_other_family(file.path, shapes, file.family, family)

@@ -216,13 +216,19 @@ def check_fits(lora: LoraFile, targets: Sequence[Target], layout: str, family: s
     Raises:
         LoraFileError: another family, or layers without a match or of another shape (the first named).
     """
-    if lora.family != "unknown" and family != "unknown" and lora.family != family:
-        width = context_width({key: tuple(value.shape) for key, value in lora.tensors.items()})
-        seen = f"its context width is {width}" if width in CONTEXT_WIDTHS else "its metadata says so"
-        raise LoraFileError(
-            f"{lora.path}: a LoRA for {lora.family} ({seen}), the model is {family}; use a model of its own family"
-        )
+    refuse_other_family(
+        lora.path, {key: tuple(value.shape) for key, value in lora.tensors.items()}, lora.family, family
+    )
     return match(lora.tensors, targets, layout, family, str(lora.path))
+
+
+def refuse_other_family(path: Path, shapes: Mapping[str, tuple[int, ...]], own: str, family: str) -> None:
+    """Raise LoraFileError where a file of family ``own`` is for another one than the model's."""
+    if "unknown" in (own, family) or own == family:
+        return
+    width = context_width(shapes)
+    seen = f"its context width is {width}" if width in CONTEXT_WIDTHS else "its metadata says so"
+    raise LoraFileError(f"{path}: a LoRA for {own} ({seen}), the model is {family}; use a model of its own family")
 
 
 def save_lora(

@@ -124,41 +124,42 @@ def match(
         if hit is None:
             unmatched.append(name)
             continue
-        misfit = _misfit(pair, hit)
-        if misfit:
-            misfits.append(misfit)
+        wrong = misfit(pair, hit)
+        if wrong:
+            misfits.append(wrong)
         elif hit.path in result:
             raise LoraFileError(f"{where}: {name} and {result[hit.path].name} both name layer {hit.path}")
         result[hit.path] = pair
     if unmatched:
         raise LoraFileError(
             f"{where}: {len(unmatched)} of {len(stored)} layers match none of the model's {len(targets)} "
-            f"({_first(unmatched)}); is it made for another model family than {family}?"
+            f"({first(unmatched)}); is it made for another model family than {family}?"
         )
     if misfits:
         raise LoraFileError(
-            f"{where}: {len(misfits)} of {len(stored)} layers do not fit the model ({_first(misfits)}); "
+            f"{where}: {len(misfits)} of {len(stored)} layers do not fit the model ({first(misfits)}); "
             f"is it made for another model family than {family}?"
         )
     return result
 
 
-def _misfit(pair: Pair, target: Target) -> str:
+def misfit(pair: Pair, target: Target) -> str:
+    """In which half, and how, the pair's shape differs from the layer's; "" where it fits."""
     rank = pair.rank
     for half, tensor, expected in (
         ("lora_down", pair.down, target.down_shape(rank)),
         ("lora_up", pair.up, target.up_shape(rank)),
     ):
         # 1x1 convolutions are stored with and without their two trailing dimensions
-        if trimmed(tuple(tensor.shape)) != trimmed(expected):
+        if _trimmed(tuple(tensor.shape)) != _trimmed(expected):
             return f"{pair.name}.{half}.weight has shape {tuple(tensor.shape)}, expected {expected}"
     return ""
 
 
-def trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A kernel's shape without its last two dimensions where these are 1, as some programs store 1x1 convolutions."""
+def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
-def _first(names: Sequence[str], count: int = 3) -> str:
+def first(names: Sequence[str], count: int = 3) -> str:
+    """The first few of many names."""
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -28,8 +28,9 @@ from lora_eval.host.protocol import Conditioning, ModelInfo
 from lora_eval.host.restore import freeze, kept_modules, kept_random
 from lora_eval.host.webui.host import WebuiHost, networks
 from lora_eval.host.webui.lora_fit import unet_fit, why_not
-from lora_eval.lora.adapter_file import AdapterFile, first, load_adapter
+from lora_eval.lora.adapter_file import AdapterFile, load_adapter
 from lora_eval.lora.adapter_match import LoraFit
+from lora_eval.lora.match import first
 
 _OTHER_FAMILIES = {"is_sd3": "Stable Diffusion 3", "is_ssd": "SSD-1B"}
 

@@ -27,8 +27,9 @@ from lora_eval.host.protocol import Conditioning, ModelInfo
 from lora_eval.host.restore import clone_before_norms, freeze, kept_modules, kept_random, make_ordinary
 from lora_eval.host.webui.host import WebuiHost, networks
 from lora_eval.host.webui.lora_fit import unet_fit, why_not
-from lora_eval.lora.adapter_file import first, load_adapter
+from lora_eval.lora.adapter_file import load_adapter
 from lora_eval.lora.adapter_match import LoraFit
+from lora_eval.lora.match import first
 
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v_prediction"}
 _PLAIN = (torch.float32, torch.float16, torch.bfloat16)

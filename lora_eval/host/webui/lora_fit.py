@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from lora_eval.errors import LoraFileError
-from lora_eval.lora.adapter_file import AdapterFile, first
+from lora_eval.lora.adapter_file import AdapterFile
 from lora_eval.lora.adapter_match import LoraFit, check_family, match_adapter
-from lora_eval.lora.match import is_text_encoder
+from lora_eval.lora.match import first, is_text_encoder
 from lora_eval.lora.names import kohya_names
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 
 from lora_eval.dataset.images import open_picture
 from lora_eval.errors import DatasetError, RunError
@@ -15,7 +16,7 @@ from lora_eval.files import atomic_path, make_folder
 from lora_eval.scorecard.data import ROLES, Prompt
 from lora_eval.scorecard.plan.suites import clip_text
 from lora_eval.scorecard.tables import CELL_COLUMNS
-from lora_eval.service.measured.rows import PictureRow
+from lora_eval.service.measured.rows import PictureRow, without_step
 from lora_eval.service.measured.said import TAG
 
 CUT_FOLDER = "cut"
@@ -53,14 +54,18 @@ def prompts_of(rows: Sequence[PictureRow], trigger: str, class_word: str) -> dic
 def write_cut(rows: Sequence[PictureRow], out: Path) -> list[Path]:
     """The file of each row: cells of a grid are written into ``out/cut`` as PNG, other pictures stay where they are."""
     paths = []
+    opened: tuple[Path, Image.Image] | None = None
     for row in rows:
         if row.box is None:
             paths.append(row.path)
             continue
         place = re.sub(r"[^\w]+", "-", row.where.rpartition("cell ")[2])
         target = make_folder(out / CUT_FOLDER) / f"{row.path.stem}-{place}.png"
+        # the cells of a plot follow one another: each plot is decoded once
+        if opened is None or opened[0] != row.path:
+            opened = row.path, open_picture(row.path)
         with atomic_path(target) as temporary:
-            open_picture(row.path).crop(row.box).save(temporary, format="PNG")
+            opened[1].crop(row.box).save(temporary, format="PNG")
         paths.append(target.resolve())
     return paths
 
@@ -79,7 +84,7 @@ def cells_of(rows: Sequence[PictureRow], paths: Sequence[Path], out: Path, run: 
         label = said.get("checkpoint") or said.get("lora") or "LoRA"
         values = {
             "run": run,
-            "lora": "" if base else said.get("lora") or re.sub(r"[-_](?:step)?\d+$", "", label),
+            "lora": "" if base else said.get("lora") or without_step(label),
             "checkpoint": "" if base else label,
             "step": None if base or not said.get("step") else _whole(row, "step"),
             "weight": weight,

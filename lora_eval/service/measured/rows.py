@@ -27,6 +27,11 @@ _IMAGE_COLUMNS = ("image", *(name for name in FILE_COLUMNS if name != "image"))
 _LIST_ENDINGS = (".txt", ".lst", "")
 
 
+def without_step(name: str) -> str:
+    """The LoRA that a checkpoint's name is of: ``fox-000300``, ``fox_step300`` -> ``fox``."""
+    return re.sub(r"[-_](?:step)?\d+$", "", name)
+
+
 @dataclass
 class PictureRow:
     """One picture and what is known of it.

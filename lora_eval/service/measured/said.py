@@ -18,13 +18,12 @@ from lora_eval.dataset.images import open_picture
 from lora_eval.errors import RunError
 from lora_eval.reading import xyz_grid
 from lora_eval.reading.generation import Generation, LoraUse, read_generation
-from lora_eval.service.measured.rows import Listing, PictureRow
+from lora_eval.service.measured.rows import Listing, PictureRow, without_step
 
 TAG = re.compile(r"\s*<(?:lora|lyco|hypernet):[^>]*>\s*", re.IGNORECASE)
 NEEDED = ("prompt", "seed", "weight")
 # half of the last digit of a weight written with two decimals
 _WEIGHT_STEP = 0.005
-_STEP = re.compile(r"[-_](?:step)?\d+$")
 # A seam between two cells of a grid against the columns or rows beside it: mean difference of neighbouring pixels.
 # Inside one picture the ratio is near 1; between two pictures it is that of unrelated pixels, 3 and more.
 _SEAM = 1.5
@@ -140,8 +139,10 @@ def _cut(
 
 def _cells_of(path: Path, said: Generation) -> list[xyz_grid.Cell]:
     """The cells of a grid; none where the file is one picture. Raises GridError."""
+    if said.size is None:
+        return []
     picture = open_picture(path)
-    if said.size is None or said.size == picture.size:
+    if said.size == picture.size:
         return []
     if xyz_grid.is_plot(said):
         return xyz_grid.cells(said, picture.size)
@@ -180,7 +181,7 @@ def _judged_lora(
     known = [use for use in uses if use is not None]
     names = {one.name for use in known for one in use}
     if lora:
-        chosen = {name for name in names if name == lora or _STEP.sub("", name) == lora}
+        chosen = {name for name in names if name == lora or without_step(name) == lora}
         if names and not chosen:
             raise RunError(f"no picture was drawn with the LoRA {lora}; drawn with {', '.join(sorted(names))}")
     else:
