@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lora_eval.errors import LoraFileError
 from lora_eval.lora.adapters.base import Parts
 from lora_eval.lora.adapters.formats import COMMON, format_of, is_plain
-from lora_eval.lora.convert import peft_alpha, read_peft_key
+from lora_eval.lora.convert import has_second_encoder, peft_alpha, read_peft_key
 from lora_eval.lora.files import inspect_lora, peft_settings_of, read_tensors
 from lora_eval.lora.match import first, is_text_encoder
 
@@ -71,12 +71,13 @@ def load_adapter(path: Path) -> AdapterFile:
     header = inspect_lora(path)
     stored = read_tensors(header)
     settings, notes = peft_settings_of(header, stored)
+    numbered = header.family == "sdxl" or has_second_encoder(stored)
     layers: dict[str, dict[str, torch.Tensor]] = {}
     unread: dict[str, list[str]] = {}
     alphas: dict[str, float] = {}
     for key, tensor in stored.items():
         name, part = _kohya_place(key)
-        found = None if name else read_peft_key(key, header.family, stored)
+        found = None if name else read_peft_key(key, header.family, numbered)
         if found is not None:
             name, part = found.name, found.ending
             if part == "lora_down.weight" and found.part in settings:

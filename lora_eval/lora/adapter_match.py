@@ -13,6 +13,7 @@ from lora_eval.lora.adapters.base import Parts
 from lora_eval.lora.adapters.formats import is_plain, layer_change
 from lora_eval.lora.files import refuse_other_family
 from lora_eval.lora.match import Pair, first, misfit
+from lora_eval.lora.names import PREFIX, kohya_names
 from lora_eval.lora.targets import as_target
 
 if TYPE_CHECKING:
@@ -161,6 +162,24 @@ def match_adapter(file: AdapterFile, modules: Mapping[str, Any], family: str, me
     if without:
         notes.append(f"{len(without)} layers have no bias that could be changed: {first(without)}")
     return Matched(hits, LoraFit(len(hits), (*file.notes, *notes), len(misfits)), tuple(misfits))
+
+
+def unet_layers(unet: Any, layout: str, family: str) -> dict[str, Any]:
+    """kohya name -> layer of the UNet that has a weight, in both spellings that files use.
+
+    Args:
+        layout: spelling of the UNet's own paths, see :mod:`lora_eval.lora.names`.
+    """
+    found: dict[str, Any] = {}
+    for path, module in unet.named_modules():
+        if getattr(module, "weight", None) is None:
+            continue
+        try:
+            names: tuple[str, ...] = kohya_names(path, layout, family)
+        except LoraFileError:
+            names = (PREFIX + path.replace(".", "_"),)
+        found.update(dict.fromkeys(names, module))
+    return found
 
 
 def check_family(file: AdapterFile, family: str) -> None:

@@ -113,22 +113,18 @@ def to_kohya(
         raise LoraFileError(f"{where}: {kind[0]} is not supported (key {kind[1]!r}); expected plain LoRA")
     if any(settings.get("use_dora") for settings in (alphas or {}).values()):
         raise LoraFileError(f"{where}: DoRA is not supported (use_dora in its peft settings); expected plain LoRA")
-    has_second = any(key.startswith("text_encoder_2.") for key in state)
+    numbered = family == "sdxl" or has_second_encoder(state)
     result: dict[str, torch.Tensor] = {}
     for key, value in state.items():
         if is_kohya(key):
             new = key
         else:
-            part, path, ending = _split(key, where)
-            if part == "unet":
-                name = _unet_name(path, family, key, where)
-            else:
-                name = _text_name(part, path, family == "sdxl" or has_second)
-            new = name + ending
+            found = _peft_key(key, key, family, numbered, where)
+            new = f"{found.name}.{found.ending}"
             named = f"{key.rsplit('.lora', 1)[0]}{ALPHA}" in state
-            if ending == DOWN and alphas and part in alphas and not named:
-                alpha = peft_alpha(alphas[part], path, int(value.shape[0]))
-                result[name + ALPHA] = torch.tensor(alpha, dtype=torch.float32)
+            if new.endswith(DOWN) and alphas and found.part in alphas and not named:
+                alpha = peft_alpha(alphas[found.part], found.path, int(value.shape[0]))
+                result[found.name + ALPHA] = torch.tensor(alpha, dtype=torch.float32)
         if new in result and not new.endswith(ALPHA):
             raise LoraFileError(f"{where}: {key!r} and another key both name {new}")
         result[new] = value
@@ -144,22 +140,32 @@ class PeftKey(NamedTuple):
     path: str
 
 
-def read_peft_key(key: str, family: str, state: Mapping[str, torch.Tensor], where: str = "LoRA") -> PeftKey | None:
+def has_second_encoder(state: Iterable[str]) -> bool:
+    """Whether any key is of a second text encoder, which files of SDXL have."""
+    return any(key.startswith("text_encoder_2.") for key in state)
+
+
+def read_peft_key(key: str, family: str, numbered: bool, where: str = "LoRA") -> PeftKey | None:
     """A key in peft's or diffusers' spelling; None where it names no layer.
 
     Beside the halves of LoRA, peft's DoRA magnitude is read: ``lora_magnitude_vector`` becomes ``dora_scale``.
+
+    Args:
+        numbered: whether text encoders are named by number (``lora_te1_``), as in files of SDXL.
     """
     plain = re.sub(r"\.lora_magnitude_vector(\.\w+)?(\.weight)?$", ".lora_A.weight", key)
     try:
-        part, path, ending = _split(plain, where)
-        if part == "unet":
-            name = _unet_name(path, family, key, where)
-        else:
-            second = any(other.startswith("text_encoder_2.") for other in state)
-            name = _text_name(part, path, family == "sdxl" or second)
+        found = _peft_key(plain, key, family, numbered, where)
     except LoraFileError:
         return None
-    return PeftKey(name, "dora_scale" if plain != key else ending[1:], part, path)
+    return found if plain == key else found._replace(ending="dora_scale")
+
+
+def _peft_key(plain: str, key: str, family: str, numbered: bool, where: str) -> PeftKey:
+    """``plain`` taken apart and named; ``key`` is what errors call it. Raises LoraFileError."""
+    part, path, ending = _split(plain, where)
+    name = _unet_name(path, family, key, where) if part == "unet" else _text_name(part, path, numbered)
+    return PeftKey(name, ending[1:], part, path)
 
 
 def _split(key: str, where: str) -> tuple[str, str, str]:

@@ -174,6 +174,13 @@ def test_the_loss_over_the_base_models_own_is_taken_where_there_is_one(tmp_path:
     assert "loss_debiased" in history.source
 
 
+def refused_in_one_line(path: Path, text: str, words: str) -> None:
+    path.write_text(text)
+    with pytest.raises(RunError, match=words) as caught:
+        read_history(path)
+    assert path.name in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -185,11 +192,7 @@ def test_the_loss_over_the_base_models_own_is_taken_where_there_is_one(tmp_path:
     ],
 )
 def test_a_broken_table_names_file_and_line(tmp_path: Path, text: str, words: str) -> None:
-    path = tmp_path / "history.csv"
-    path.write_text(text)
-    with pytest.raises(RunError, match=words) as caught:
-        read_history(path)
-    assert "history.csv" in str(caught.value) and "\n" not in str(caught.value)
+    refused_in_one_line(tmp_path / "history.csv", text, words)
 
 
 def test_json_lines_keep_nan_skip_null_and_count_epochs_where_nothing_else_counts(tmp_path: Path) -> None:
@@ -226,11 +229,7 @@ def test_a_line_of_json_cut_off_by_a_killed_training_ends_the_reading(tmp_path: 
     ],
 )
 def test_broken_json_lines_name_file_and_line(tmp_path: Path, text: str, words: str) -> None:
-    path = tmp_path / "log.jsonl"
-    path.write_text(text)
-    with pytest.raises(RunError, match=words) as caught:
-        read_history(path)
-    assert "log.jsonl" in str(caught.value) and "\n" not in str(caught.value)
+    refused_in_one_line(tmp_path / "log.jsonl", text, words)
 
 
 def test_a_console_log_that_begins_with_json_is_still_a_console_log(tmp_path: Path) -> None:

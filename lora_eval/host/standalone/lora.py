@@ -18,11 +18,10 @@ import torch
 from lora_eval.errors import LoraFileError
 from lora_eval.host.standalone.model import LoadedModel
 from lora_eval.lora.adapter_file import load_adapter
-from lora_eval.lora.adapter_match import Hit, match_adapter
+from lora_eval.lora.adapter_match import Hit, match_adapter, unet_layers
 from lora_eval.lora.layers import LoraLayer, LoraNetwork
 from lora_eval.lora.match import is_text_encoder, pairs
 from lora_eval.lora.metadata import model_hash
-from lora_eval.lora.names import kohya_names
 from lora_eval.lora.targets import Target, as_target, find_targets
 
 _ENDS = 1 << 16
@@ -93,14 +92,7 @@ def _tensors(hits: Mapping[str, Hit]) -> dict[str, torch.Tensor]:
 
 def _modules(model: LoadedModel) -> dict[str, Any]:
     """kohya name -> layer of the UNet or of a text encoder that has a weight, in each spelling that files use."""
-    found: dict[str, Any] = {}
-    for path, module in model.unet.named_modules():
-        if _has_weight(module):
-            try:
-                names: tuple[str, ...] = kohya_names(path, "diffusers", model.info.family)
-            except LoraFileError:
-                names = ("lora_unet_" + path.replace(".", "_"),)
-            found.update(dict.fromkeys(names, module))
+    found = unet_layers(model.unet, "diffusers", model.info.family)
     for number, encoder in enumerate(model.text_encoders, start=1):
         prefixes = [f"lora_te{number}_"] if model.info.family == "sdxl" else ["lora_te_", "lora_te1_"]
         for path, module in encoder.named_modules():

@@ -7,9 +7,8 @@ from typing import Any
 
 from lora_eval.errors import LoraFileError
 from lora_eval.lora.adapter_file import AdapterFile
-from lora_eval.lora.adapter_match import LoraFit, check_family, match_adapter
+from lora_eval.lora.adapter_match import LoraFit, check_family, match_adapter, unet_layers
 from lora_eval.lora.match import first, is_text_encoder
-from lora_eval.lora.names import kohya_names
 
 
 def unet_fit(file: AdapterFile, unet: Any, family: str, fails: str = "") -> LoraFit:
@@ -25,16 +24,7 @@ def unet_fit(file: AdapterFile, unet: Any, family: str, fails: str = "") -> Lora
     layers = {name: parts for name, parts in file.layers.items() if not is_text_encoder(name)}
     if not layers:
         return LoraFit(0, file.notes)
-    modules: dict[str, Any] = {}
-    for path, module in unet.named_modules():
-        if getattr(module, "weight", None) is None:
-            continue
-        try:
-            names: tuple[str, ...] = kohya_names(path, "ldm", family)
-        except LoraFileError:
-            names = ("lora_unet_" + path.replace(".", "_"),)
-        modules.update(dict.fromkeys(names, module))
-    matched = match_adapter(replace(file, layers=layers), modules, family, merge=False)
+    matched = match_adapter(replace(file, layers=layers), unet_layers(unet, "ldm", family), family, merge=False)
     if fails and matched.misfits:
         lost = list(matched.misfits)
         raise LoraFileError(
